@@ -1,0 +1,165 @@
+//! The side door `/_sim/`: what a test says and asks. It needs no credential and isn't written into the journal.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::routing::get;
+use bytes::Bytes;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::faults::Faults;
+use crate::paging::Query;
+use crate::reply::Reply;
+use crate::seed::TenantSeed;
+use crate::state::{Shared, Tenant};
+
+const HELP: &str = "\
+Simulated Admintotal ERP
+
+  GET    /_sim/                                this page
+  GET    /_sim/requests[?clave=CLAVE]          what the ERP received, oldest first
+  DELETE /_sim/requests                        forget it
+  PUT    /_sim/tenants/CLAVE                   make a tenant: {\"users\": [{\"username\", \"password\", \"api_key\",
+                                               \"visible_orders\"?: [ID]}], \"orders\": 20, \"first_id\"?: 1,
+                                               \"access_seconds\"?: 300, \"refresh_seconds\"?: 86400,
+                                               \"token_form\"?: \"jwt\" | \"opaque\"}
+  GET    /_sim/tenants/CLAVE/faults            what is going wrong
+  PUT    /_sim/tenants/CLAVE/faults            make it go wrong: {\"status\": {\"code\": 503, \"times\": 2}}
+  DELETE /_sim/tenants/CLAVE/faults            make it well
+  GET    /_sim/tenants/CLAVE/imagenes/ID       the bytes of an uploaded image
+
+Faults: delay, hang, status, html, garbage, truncate, redirect, wrong_record, expired_tokens, paging, rate_limit,
+odd_data, only, accept_then_hang. The ERP itself is at /CLAVE/api/v2/, or at /api/v2/ of a host CLAVE.*
+";
+
+type Sim = State<Arc<Shared>>;
+
+pub(crate) fn routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/_sim", get(help))
+        .route("/_sim/", get(help))
+        .route("/_sim/requests", get(requests).delete(forget_requests))
+        .route("/_sim/tenants/{clave}", axum::routing::put(make_tenant))
+        .route(
+            "/_sim/tenants/{clave}/faults",
+            get(faults).put(set_faults).delete(clear_faults),
+        )
+        .route("/_sim/tenants/{clave}/imagenes/{archivo_id}", get(imagen))
+        .route("/_sim/{*rest}", axum::routing::any(unknown))
+        .layer(DefaultBodyLimit::max(1 << 20))
+        .with_state(shared)
+}
+
+async fn help() -> Reply {
+    Reply::text(HELP)
+}
+
+async fn unknown() -> Reply {
+    refusal(StatusCode::NOT_FOUND, "there is no such page: see /_sim/")
+}
+
+async fn requests(State(shared): Sim, RawQuery(query): RawQuery) -> Reply {
+    let query = Query::parse(query.as_deref());
+    let clave = query.get("clave");
+    let mut received = shared.journal().list();
+    received.retain(|request| clave.is_none() || request.clave.as_deref() == clave);
+    Reply::json(StatusCode::OK, &json!(received))
+}
+
+async fn forget_requests(State(shared): Sim) -> Reply {
+    shared.journal().clear();
+    done()
+}
+
+async fn make_tenant(
+    State(shared): Sim,
+    Path(clave): Path<String>,
+    body: Bytes,
+) -> Result<Reply, Reply> {
+    let mut seed: TenantSeed = parsed(&body)?;
+    let is_label = !clave.is_empty()
+        && clave.len() <= 63
+        && clave
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if !is_label {
+        return Err(refusal(
+            StatusCode::BAD_REQUEST,
+            "a clave is one DNS label: a-z, 0-9 and hyphens, at most 63",
+        ));
+    }
+    if !seed.clave.is_empty() && seed.clave != clave {
+        return Err(refusal(
+            StatusCode::BAD_REQUEST,
+            "the body's clave isn't the path's: leave it out",
+        ));
+    }
+    seed.clave = clave;
+    shared.insert(Tenant::planted(seed));
+    Ok(done())
+}
+
+async fn faults(State(shared): Sim, Path(clave): Path<String>) -> Result<Reply, Reply> {
+    let faults = shared.with(&clave, |tenant| json!(tenant.faults.current()));
+    let faults = faults.ok_or_else(no_such_tenant)?;
+    Ok(Reply::json(StatusCode::OK, &faults))
+}
+
+async fn set_faults(
+    State(shared): Sim,
+    Path(clave): Path<String>,
+    body: Bytes,
+) -> Result<Reply, Reply> {
+    let faults: Faults = parsed(&body)?;
+    let shown = json!(faults);
+    shared
+        .with(&clave, |tenant| tenant.faults.set(faults))
+        .ok_or_else(no_such_tenant)?;
+    Ok(Reply::json(StatusCode::OK, &shown))
+}
+
+async fn clear_faults(State(shared): Sim, Path(clave): Path<String>) -> Result<Reply, Reply> {
+    shared
+        .with(&clave, |tenant| tenant.faults.set(Faults::default()))
+        .ok_or_else(no_such_tenant)?;
+    Ok(done())
+}
+
+async fn imagen(
+    State(shared): Sim,
+    Path((clave, archivo_id)): Path<(String, u64)>,
+) -> Result<Reply, Reply> {
+    shared
+        .with(&clave, |tenant| tenant.imagenes.get(archivo_id))
+        .ok_or_else(no_such_tenant)?
+        .map(Reply::bytes)
+        .ok_or_else(|| {
+            refusal(
+                StatusCode::NOT_FOUND,
+                "no image with this id was uploaded here, or it is too long ago",
+            )
+        })
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Reply> {
+    serde_json::from_slice(body)
+        .map_err(|error| refusal(StatusCode::BAD_REQUEST, &error.to_string()))
+}
+
+fn done() -> Reply {
+    Reply::json(StatusCode::OK, &json!({"ok": true}))
+}
+
+fn no_such_tenant() -> Reply {
+    refusal(
+        StatusCode::NOT_FOUND,
+        "there is no such tenant: make it with PUT /_sim/tenants/CLAVE",
+    )
+}
+
+fn refusal(status: StatusCode, error: &str) -> Reply {
+    Reply::json(status, &Value::from_iter([("error", error)]))
+}

@@ -1,0 +1,149 @@
+//! The admin port: probes, metrics, version. Never exposed publicly.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{FromRef, Request, State},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{HeaderValue, header::CONTENT_TYPE};
+use prometheus_client::{
+    encoding::text::encode, metrics::gauge::Gauge, registry::Registry as MetricRegistry,
+};
+
+use crate::{
+    exchange::Exchange,
+    layers::{panics, problems, request_id},
+    problem::{Code, Problem},
+    tenants::Registry,
+};
+
+/// Whether new requests should come here. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<AtomicBool>);
+
+impl Health {
+    /// Turns readiness off for good: the drain has begun.
+    pub fn drain(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Clone, FromRef)]
+struct AdminState {
+    health: Health,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+}
+
+struct Metrics {
+    registry: MetricRegistry,
+    cache_bytes: Gauge,
+    exchange: Exchange,
+}
+
+/// The admin port's routes.
+pub fn router(
+    health: Health,
+    registry: Registry,
+    exchange: Exchange,
+    mut metrics: MetricRegistry,
+) -> Router {
+    let cache_bytes = Gauge::default();
+    metrics.register(
+        "llavero_cache_bytes",
+        "Bytes that the cache holds",
+        cache_bytes.clone(),
+    );
+    let metrics = Arc::new(Metrics {
+        registry: metrics,
+        cache_bytes,
+        exchange,
+    });
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render_metrics))
+        .route("/version", get(version))
+        .with_state(AdminState {
+            health,
+            registry,
+            metrics,
+        })
+        .layer(panics::layer())
+        .layer(middleware::from_fn(problems::layer))
+        .layer(middleware::from_fn(request_id::layer))
+}
+
+async fn readyz(
+    State(health): State<Health>,
+    State(registry): State<Registry>,
+    request: Request,
+) -> Response {
+    if health.is_draining() {
+        return Problem::new(
+            Code::Overloaded,
+            "The gateway is draining: send requests elsewhere.",
+        )
+        .with_retry_after(Duration::from_secs(5))
+        .into_response();
+    }
+    let mut body = String::from("ready\n");
+    let query = request.uri().query().unwrap_or_default();
+    if query
+        .split('&')
+        .any(|parameter| parameter.starts_with("verbose"))
+    {
+        let _ = writeln!(body, "tenants: {}", registry.len());
+        let _ = writeln!(
+            body,
+            "tenant files with mistakes: {}",
+            registry.errors().len()
+        );
+        for error in registry.errors() {
+            for mistake in &error.mistakes.0 {
+                let _ = writeln!(body, "- {mistake}");
+            }
+        }
+    }
+    body.into_response()
+}
+
+async fn render_metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response, Problem> {
+    let bytes = i64::try_from(metrics.exchange.cached_bytes()).unwrap_or(i64::MAX);
+    metrics.cache_bytes.set(bytes);
+    let mut text = String::new();
+    encode(&mut text, &metrics.registry)
+        .map_err(|_| Problem::of(Code::Internal).caused_by("the metrics can't be encoded"))?;
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok((
+        [(CONTENT_TYPE, HeaderValue::from_static(open_metrics))],
+        text,
+    )
+        .into_response())
+}
+
+async fn version() -> impl IntoResponse {
+    let body = serde_json::json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    (
+        [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        body.to_string(),
+    )
+}

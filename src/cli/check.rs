@@ -1,0 +1,108 @@
+//! `llavero check`.
+
+use std::path::PathBuf;
+
+use crate::{
+    clock::Clock,
+    config::{Config, document::Document, mistake::Mistake},
+    identity::Identity,
+    tenants::Registry,
+    upstream::{Target, Upstream},
+};
+
+use super::{Failed, env, runtime};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "llavero.yaml")]
+    config: PathBuf,
+    /// Also try each credential at the ERP, with one cheap GET
+    #[arg(long)]
+    live: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
+    let loaded = match crate::config::load(&arguments.config, crate::config::process_env()) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => return report(mistakes.0),
+    };
+    for notice in &loaded.notices {
+        println!("note: {notice}");
+    }
+    let config = loaded.config;
+    let document = Document::read(&arguments.config).ok();
+    let mut mistakes = Vec::new();
+    if let Err(errors) = Identity::load(&config.auth, &config.base_dir, &env, Clock::system()) {
+        mistakes.extend(errors.iter().map(|error| match &document {
+            Some(document) => error.mistake(document),
+            None => Mistake::of_file(&arguments.config, error.to_string()),
+        }));
+    }
+    let registry = match Registry::load(&config.tenants_dir, &env) {
+        Ok(registry) => registry,
+        Err(error) => {
+            mistakes.push(Mistake::of_file(
+                &config.tenants_dir,
+                format!("tenants_dir can't be read: {error}; create it, with one <tenant-id>.yaml for each tenant"),
+            ));
+            Registry::default()
+        }
+    };
+    for error in registry.errors() {
+        mistakes.extend(error.mistakes.0.iter().cloned());
+    }
+    if !mistakes.is_empty() {
+        return report(mistakes);
+    }
+    println!(
+        "The configuration is good: {} issuers, {} tenants.",
+        config.auth.issuers.len(),
+        registry.len()
+    );
+    if arguments.live {
+        live(&config, &registry)
+    } else {
+        Ok(())
+    }
+}
+
+fn report(mistakes: Vec<Mistake>) -> Result<(), Failed> {
+    let count = mistakes.len();
+    for mistake in mistakes {
+        println!("{mistake}");
+    }
+    Err(Failed(format!(
+        "{count} {}",
+        if count == 1 { "mistake" } else { "mistakes" }
+    )))
+}
+
+/// Tries every credential; the answers are as good as their status.
+fn live(config: &Config, registry: &Registry) -> Result<(), Failed> {
+    let mut metrics = prometheus_client::registry::Registry::default();
+    let upstream =
+        Upstream::new(&config.upstream, Clock::system(), &mut metrics).map_err(Failed::new)?;
+    let failed = runtime()?.block_on(async {
+        let mut failed = 0_usize;
+        let target = Target::collection("ordenes_servicio").query("limit", 1);
+        for tenant in registry.iter() {
+            for credential in tenant.credentials() {
+                let name = format!("{}: {}", tenant.id(), credential.id().name());
+                match upstream.get(tenant.clave(), credential, &target).await {
+                    Ok(_) => println!("{name}: accepted"),
+                    Err(failure) => {
+                        failed += 1;
+                        println!("{name}: the ERP can't be used with it: {failure}");
+                    }
+                }
+            }
+        }
+        failed
+    });
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Failed(format!("{failed} credentials failed")))
+    }
+}

@@ -1,0 +1,132 @@
+//! The command line: one file a command.
+
+mod check;
+mod completions;
+mod demo;
+mod healthcheck;
+mod openapi;
+mod serve;
+mod sim;
+mod token;
+
+use std::{fmt::Display, path::Path, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Loaded};
+
+/// A gateway between internal apps and the Admintotal ERP.
+#[derive(Debug, Parser)]
+#[command(name = "llavero", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(serve::Arguments),
+    /// Run everything in one process: a simulated ERP, the gateway, tokens and curl lines to try
+    Demo(demo::Arguments),
+    /// Run the simulated ERP alone
+    Sim(sim::Arguments),
+    /// Read the whole configuration and name every mistake
+    Check(check::Arguments),
+    /// Sign a token for development
+    Token(token::Arguments),
+    /// Print the OpenAPI document
+    Openapi(openapi::Arguments),
+    /// Ask the admin port whether the gateway is alive
+    Healthcheck(healthcheck::Arguments),
+    /// Print completions for a shell
+    Completions(completions::Arguments),
+}
+
+/// What ends a command early, in words for whoever typed it.
+struct Failed(String);
+
+impl Failed {
+    fn new(what: impl Display) -> Self {
+        Self(what.to_string())
+    }
+}
+
+/// Runs the command of this process's arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Openapi(arguments) => openapi::run(&arguments),
+        Command::Healthcheck(arguments) => healthcheck::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(what)) => {
+            eprintln!("{what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The environment variable of that name.
+fn env(name: &str) -> Option<String> {
+    config::process_env()
+        .into_iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value)
+}
+
+/// The configuration of a file and this process's environment.
+fn load(path: &Path) -> Result<Loaded, Failed> {
+    config::load(path, config::process_env()).map_err(|mistakes| {
+        Failed(format!(
+            "{mistakes}\nNothing was started. Correct these and try again."
+        ))
+    })
+}
+
+fn runtime() -> Result<Runtime, Failed> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failed(format!("the runtime can't start: {error}")))
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn shutdown_signal() -> Result<CancellationToken, Failed> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen =
+        |kind| signal(kind).map_err(|error| Failed(format!("can't listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+    );
+    let mut hangup = listen(SignalKind::hangup())?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it waits for signals, as long as the process lives"
+    )]
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version reads its configuration at the start only; restart to apply changes");
+                }
+            }
+        }
+        token.cancel();
+    });
+    Ok(shutdown)
+}

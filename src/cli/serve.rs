@@ -1,0 +1,58 @@
+//! `llavero serve`.
+
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+
+use crate::{
+    app::App,
+    clock::Clock,
+    server::{self, Drain},
+    telemetry::logs,
+};
+
+use super::{Failed, env, load, runtime, shutdown_signal};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "llavero.yaml")]
+    config: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
+    logs::init(env("RUST_LOG"));
+    let loaded = load(&arguments.config)?;
+    for notice in &loaded.notices {
+        tracing::warn!(notice = %notice, "a setting has no effect");
+    }
+    let config = loaded.config;
+    let app = App::load(&config, &env, Clock::system()).map_err(Failed::new)?;
+    runtime()?.block_on(async {
+        let shutdown = shutdown_signal()?;
+        let public = listen(config.server.listen, "server.listen").await?;
+        let admin = listen(config.server.admin_listen, "server.admin_listen").await?;
+        tracing::info!(
+            listen = %config.server.listen,
+            admin_listen = %config.server.admin_listen,
+            version = env!("CARGO_PKG_VERSION"),
+            "serving"
+        );
+        let drain = Drain {
+            delay: config.server.drain_delay,
+            grace: config.server.shutdown_grace,
+        };
+        server::run(app, public, admin, drain, shutdown)
+            .await
+            .map_err(Failed::new)
+    })
+}
+
+pub(super) async fn listen(
+    address: std::net::SocketAddr,
+    setting: &str,
+) -> Result<TcpListener, Failed> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failed(format!("can't listen on {address}: {error}. Stop what uses it, or choose another with {setting}."))
+    })
+}

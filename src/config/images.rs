@@ -1,0 +1,139 @@
+//! `images`: what an uploaded photo may be, and what is done to it.
+
+use std::{fmt, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Unexpected, Visitor},
+};
+
+use super::{document::Checker, units};
+
+const MIN_BYTES: u64 = 64 << 10;
+
+/// `images`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// The largest image, in bytes. Default 12 MiB.
+    #[serde(deserialize_with = "units::size")]
+    pub max_bytes: u64,
+    /// The most pixels, width × height. Default 50 million.
+    pub max_pixels: u64,
+    /// The formats that are taken. Default JPEG, PNG and WebP.
+    pub formats: Vec<ImageFormat>,
+    /// What happens to metadata, such as where a photo was taken. Default [`Metadata::Keep`].
+    pub metadata: Metadata,
+    /// Larger images are made to fit, in pixels; none (`off`) leaves them. Default none.
+    #[serde(deserialize_with = "off_or_pixels")]
+    pub max_dimension: Option<u32>,
+    /// How long the same image for the same order is the same upload. Default 10 min.
+    #[serde(deserialize_with = "units::duration")]
+    pub dedupe_window: Duration,
+    /// Bytes of all images that are being uploaded. Default 512 MiB.
+    #[serde(deserialize_with = "units::size")]
+    pub in_flight_bytes: u64,
+}
+
+/// One of `images.formats`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// JPEG (ITU T.81).
+    Jpeg,
+    /// PNG (RFC 2083).
+    Png,
+    /// WebP (RFC 9649).
+    Webp,
+    /// HEIC (ISO/IEC 23008-12).
+    Heic,
+}
+
+/// `images.metadata`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metadata {
+    /// The image's bytes stay as they are.
+    Keep,
+    /// Without where it was taken.
+    StripLocation,
+    /// Without any.
+    StripAll,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            max_bytes: 12 << 20,
+            max_pixels: 50_000_000,
+            formats: vec![ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Webp],
+            metadata: Metadata::Keep,
+            max_dimension: None,
+            dedupe_window: Duration::from_secs(600),
+            in_flight_bytes: 512 << 20,
+        }
+    }
+}
+
+impl Images {
+    /// What the form allows and the meaning doesn't.
+    pub fn check(&self, at: &mut Checker<'_>) {
+        at.require(
+            self.max_bytes >= MIN_BYTES,
+            "images.max_bytes",
+            "must be at least 64KiB: phones make no smaller photos",
+        );
+        at.require(
+            self.max_pixels > 0,
+            "images.max_pixels",
+            "must be more than 0",
+        );
+        at.require(
+            !self.formats.is_empty(),
+            "images.formats",
+            "needs at least one of jpeg, png, webp",
+        );
+        for (index, format) in self.formats.iter().enumerate() {
+            at.require(
+                self.formats
+                    .iter()
+                    .take(index)
+                    .all(|earlier| earlier != format),
+                &format!("images.formats[{index}]"),
+                "is listed twice; remove one",
+            );
+        }
+        at.require(
+            self.max_dimension != Some(0),
+            "images.max_dimension",
+            "must be more than 0, or off",
+        );
+        at.require(
+            self.in_flight_bytes >= self.max_bytes,
+            "images.in_flight_bytes",
+            "must be at least images.max_bytes, or the largest image would never be let in",
+        );
+    }
+}
+
+fn off_or_pixels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    struct OffOrPixels;
+
+    impl Visitor<'_> for OffOrPixels {
+        type Value = Option<u32>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("off or a number of pixels")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Option<u32>, E> {
+            match text.parse() {
+                Ok(pixels) => Ok(Some(pixels)),
+                Err(_) if text == "off" => Ok(None),
+                Err(_) => Err(E::invalid_value(Unexpected::Other("text"), &self)),
+            }
+        }
+    }
+
+    from.deserialize_str(OffOrPixels)
+}

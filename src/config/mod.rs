@@ -1,0 +1,519 @@
+//! Settings: their form, defaults and checks, one file a section. What they do is
+//! elsewhere: every room takes its own section and never the whole.
+//!
+//! [`load`] reads `llavero.yaml` with the environment over it and names every mistake
+//! in one run ([`document`] says how). `reference.yaml` beside this file has every key
+//! at its default.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use document::Checker;
+use mistake::{Mistake, Mistakes};
+
+pub mod auth;
+mod availability;
+pub mod cache;
+mod decode;
+pub mod document;
+mod environment;
+pub mod images;
+pub mod limits;
+pub mod mistake;
+pub mod proxy;
+pub mod secret;
+pub mod server;
+mod tree;
+pub mod units;
+pub mod upstream;
+mod yaml;
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the gateway listens.
+    pub server: server::Server,
+    /// The way to the ERP.
+    pub upstream: upstream::Upstream,
+    /// Whose tokens are believed.
+    pub auth: auth::Auth,
+    /// The directory with one file a tenant, `<tenant-id>.yaml`. Default `tenants`.
+    pub tenants_dir: PathBuf,
+    /// How much is kept, and for how long.
+    pub cache: cache::Cache,
+    /// What an uploaded photo may be.
+    pub images: images::Images,
+    /// How much may be asked.
+    pub limits: limits::Limits,
+    /// What else is passed through.
+    pub proxy: proxy::Proxy,
+    /// The directory of the configuration file: relative paths start there. [`load`] has
+    /// joined all of them but those of secrets, which are read later.
+    #[serde(skip)]
+    pub base_dir: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: server::Server::default(),
+            upstream: upstream::Upstream::default(),
+            auth: auth::Auth::default(),
+            tenants_dir: "tenants".into(),
+            cache: cache::Cache::default(),
+            images: images::Images::default(),
+            limits: limits::Limits::default(),
+            proxy: proxy::Proxy::default(),
+            base_dir: PathBuf::new(),
+        }
+    }
+}
+
+/// A configuration and what is to be said about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Settings that were written and have no effect in this version.
+    pub notices: Vec<Mistake>,
+}
+
+/// Reads a configuration: the file, and over it the variables `LLAVERO__…` of `env`.
+///
+/// # Errors
+/// Every mistake of the file and of the variables.
+pub fn load(
+    path: &Path,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Mistakes> {
+    let (config, document, mut mistakes) = document::decode_with_environment::<Config>(path, env)?;
+    if let Some(config) = &config {
+        let mut at = Checker::new(&document);
+        config.check(&mut at);
+        mistakes.extend(at.into_mistakes());
+    }
+    match config {
+        Some(mut config) if mistakes.is_empty() => {
+            config.start_paths_at(path.parent().unwrap_or(Path::new("")));
+            Ok(Loaded {
+                config,
+                notices: availability::notices(&document),
+            })
+        }
+        _ => Err(Mistakes::sorted(mistakes)),
+    }
+}
+
+/// The environment of this process; nothing else reads it.
+#[must_use]
+pub fn process_env() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+impl Config {
+    fn check(&self, at: &mut Checker<'_>) {
+        at.require(
+            !self.tenants_dir.as_os_str().is_empty(),
+            "tenants_dir",
+            "must be a directory, e.g. tenants",
+        );
+        self.server.check(at);
+        self.upstream.check(at);
+        self.auth.check(at);
+        self.cache.check(at);
+        self.images.check(at);
+        self.limits.check(at);
+        self.proxy.check(at);
+        availability::check(self, at);
+    }
+
+    fn start_paths_at(&mut self, base_dir: &Path) {
+        let join = |path: &mut PathBuf| *path = base_dir.join(&path);
+        join(&mut self.tenants_dir);
+        for issuer in &mut self.auth.issuers {
+            issuer.jwks_file.as_mut().map(join);
+            issuer.public_key_file.as_mut().map(join);
+        }
+        if let Some(tls) = &mut self.server.tls {
+            join(&mut tls.cert_file);
+            join(&mut tls.key_file);
+        }
+        base_dir.clone_into(&mut self.base_dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+
+    /// A file that is good, to be added to.
+    const ISSUER: &str = "auth:
+  issuers:
+    - issuer: https://id.example.com/
+      audience: llavero
+      algorithms: [RS256]
+      jwks_file: keys/id.json
+";
+
+    fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("llavero.yaml");
+        fs::write(&path, text).expect("can be written");
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(&path, variables)
+    }
+
+    fn good(text: &str, variables: &[(&str, &str)]) -> Config {
+        load_with(text, variables).expect("is good").config
+    }
+
+    /// The mistakes, each with the line or variable before it and without the directory.
+    fn told(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
+        let mistakes = load_with(text, variables).expect_err("has mistakes");
+        mistakes
+            .into_iter()
+            .map(
+                |mistake| match mistake.to_string().split_once("llavero.yaml:") {
+                    Some((_, told)) => told.trim().to_owned(),
+                    None => mistake.to_string(),
+                },
+            )
+            .collect()
+    }
+
+    #[test]
+    fn all_mistakes_are_told_in_one_run() {
+        let text = "server:
+  lisen: 0.0.0.0:80
+  admin_listen: localhost
+  drain_delay: 3 seconds
+  cors: {allowed_origins: ['*', https://a.example.com/]}
+upstream:
+  base_url: http://{clave}.admintotal.com/
+  max_concurrency: many
+  image_encoding: data-url
+auth:
+  leeway: 1d
+  issuers:
+    - issuer: https://id.example.com/
+      audience: []
+      algorithms: [RS265, HS256]
+      jwks_url: https://id.example.com/jwks
+      secret: {flie: x}
+    - issuer: https://id.example.com/
+      audience: a
+      algorithms: [HS256]
+      public_key_file: k.pem
+      default_scopes: [ordenes:raed]
+tenant_dir: t
+cache: {ttl: [1s]}
+images:
+  formats: [jpeg, heic]
+  metadata: strip-all
+  max_dimension: 2000
+  max_bytes: 1KiB
+proxy:
+  allow:
+    - {methods: [get], path: /x}
+";
+        let expected = [
+            "2: server.lisen: unknown key; did you mean \"listen\"?",
+            "3: server.admin_listen: expected an address with a port, e.g. 0.0.0.0:8080 or [::1]:8080",
+            "4: server.drain_delay: expected a duration such as 250ms, 30s, 5m, 2h or 3d",
+            "5: server.cors.allowed_origins[0]: `*` would let any page call with its visitor's token; list each origin, e.g. https://app.example.com",
+            "5: server.cors.allowed_origins[1]: isn't an origin as browsers send it; write https://a.example.com",
+            "7: upstream.base_url: must be https: an Api-key would travel in the clear; http is for loopback hosts only",
+            "8: upstream.max_concurrency: expected a whole number, 0 or more",
+            "9: upstream.image_encoding: unknown value; did you mean \"data-uri\"?",
+            "11: auth.leeway: must be at most 10m: tokens would be accepted that long after their end",
+            "14: auth.issuers[0].audience: is missing; write the `aud` that tokens for this gateway have, e.g. [llavero]",
+            "15: auth.issuers[0].algorithms[0]: unknown value; did you mean \"RS256\"?",
+            "16: auth.issuers[0].jwks_url: isn't available in this version; save the issuer's JWK Set in a file and name it with jwks_file",
+            "17: auth.issuers[0].secret: unknown key; known here: file, env",
+            "18: auth.issuers[1].issuer: is another entry's issuer already; make them one",
+            "20: auth.issuers[1].algorithms[0]: HS* needs `secret`; for public keys write what the issuer signs with, e.g. RS256",
+            "22: auth.issuers[1].default_scopes[0]: unknown value; did you mean \"ordenes:read\"?",
+            "23: tenant_dir: unknown key; did you mean \"tenants_dir\"?",
+            "24: cache.ttl: expected a mapping, e.g. {key: value}, found a list",
+            "26: images.formats[1]: isn't available in this version; remove heic and let the app send JPEG",
+            "27: images.metadata: isn't available in this version; write keep, and strip metadata in the app where it matters",
+            "28: images.max_dimension: isn't available in this version; write off, and make images smaller in the app; max_bytes and max_pixels bound them",
+            "29: images.max_bytes: must be at least 64KiB: phones make no smaller photos",
+            "31: proxy.allow: isn't available in this version; write [] and use the operations of the OpenAPI document",
+            "32: proxy.allow[0].methods[0]: unknown value; did you mean \"GET\"?",
+            "32: proxy.allow[0].path: must be a path below the base address, without `/` before it and without empty or dot segments, e.g. productos/**",
+        ];
+        let told = told(text, &[]);
+        for (told, expected) in told.iter().zip(expected) {
+            assert_eq!(told, expected);
+        }
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+    }
+
+    #[test]
+    fn a_mistake_isnt_told_again_by_what_depends_on_it() {
+        for (text, expected) in [
+            (
+                "auth: {issuers: x}",
+                "1: auth.issuers: expected a list, e.g. [a, b]",
+            ),
+            (
+                "auth: {isuers: []}",
+                "1: auth.isuers: unknown key; did you mean \"issuers\"?",
+            ),
+        ] {
+            assert_eq!(told(text, &[]), [expected]);
+        }
+        let misspelt = ISSUER.replace("jwks_file", "jwks_fiel");
+        assert_eq!(
+            told(&misspelt, &[]),
+            ["6: auth.issuers[0].jwks_fiel: unknown key; did you mean \"jwks_file\"?"]
+        );
+    }
+
+    #[test]
+    fn indices_are_those_of_the_file_even_beside_a_wrong_entry() {
+        let text = format!("{ISSUER}      default_scopes: [{{}}, nothing, ordenes:rea]\n");
+        assert_eq!(
+            told(&text, &[]),
+            [
+                "7: auth.issuers[0].default_scopes[0]: expected a string, found a mapping",
+                "7: auth.issuers[0].default_scopes[1]: unknown value; write one of ordenes:read, ordenes:write, imagenes:write, proxy:read, proxy:write",
+                "7: auth.issuers[0].default_scopes[2]: unknown value; did you mean \"ordenes:read\"?",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_issuer_needs_one_kind_of_key_that_fits_its_algorithms() {
+        let issuer =
+            |rest: &str| format!("auth: {{issuers: [{{issuer: a, audience: b, {rest}}}]}}");
+        for (rest, expected) in [
+            ("algorithms: [RS256]", "auth.issuers[0]: has no keys"),
+            (
+                "algorithms: [RS256], jwks_file: a, public_key_file: b",
+                "has keys from jwks_file and public_key_file; keep one",
+            ),
+            ("jwks_file: a", "algorithms: is missing"),
+            (
+                "algorithms: [HS256], jwks_file: a",
+                "algorithms[0]: HS* needs `secret`",
+            ),
+            (
+                "algorithms: [HS256, ES256], secret: {env: A}",
+                "algorithms[1]: with `secret` only HS256",
+            ),
+            (
+                "algorithms: [RS256, ES256], public_key_file: a",
+                "algorithms[1]: is for another kind of key",
+            ),
+            (
+                "algorithms: [ES256, ES384], public_key_file: a",
+                "algorithms[1]: is for another kind of key",
+            ),
+        ] {
+            let told = told(&issuer(rest), &[]);
+            assert!(
+                told.len() == 1 && told[0].contains(expected),
+                "{rest}: {told:?}"
+            );
+        }
+        for rest in [
+            "algorithms: [HS256, HS512], secret: {env: A}",
+            "algorithms: [RS256, PS512], public_key_file: a",
+            "algorithms: [RS256, EdDSA], jwks_file: a",
+        ] {
+            good(&issuer(rest), &[]);
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let config = good(
+            ISSUER,
+            &[
+                ("PATH", "/bin"),
+                ("LLAVERO_PORT", "tcp://10.0.0.1:80"),
+                ("LLAVERO__SERVER__LISTEN", "127.0.0.1:1"),
+                ("llavero__upstream__Max_Concurrency", "7"),
+                (
+                    "LLAVERO__SERVER__CORS__ALLOWED_ORIGINS",
+                    "[https://a.example.com, https://b.example.com]",
+                ),
+                ("LLAVERO__CACHE__TTL", "{list: 1s}"),
+                ("LLAVERO__CACHE__TTL__DETAIL", "2s"),
+                ("LLAVERO__LIMITS__USER__REQUESTS", "9"),
+                ("LLAVERO__AUTH__ISSUERS__0__AUDIENCE__1", "second"),
+                ("LLAVERO__AUTH__ISSUERS__0__AUDIENCE__0", "first"),
+                ("LLAVERO__AUTH__ISSUERS__1__ISSUER", "123"),
+                ("LLAVERO__AUTH__ISSUERS__1__AUDIENCE", "b"),
+                ("LLAVERO__AUTH__ISSUERS__1__ALGORITHMS", "[HS256]"),
+                ("LLAVERO__AUTH__ISSUERS__1__SECRET__ENV", "JWT_SECRET"),
+                ("LLAVERO__TENANTS_DIR", "/etc/llavero/tenants"),
+            ],
+        );
+        assert_eq!(config.server.listen.port(), 1);
+        assert_eq!(config.upstream.max_concurrency, 7);
+        assert_eq!(config.server.cors.allowed_origins.len(), 2);
+        assert_eq!(
+            (config.cache.ttl.list, config.cache.ttl.detail),
+            (Duration::from_secs(1), Duration::from_secs(2))
+        );
+        assert_eq!(
+            (config.limits.user.requests, config.limits.user.burst),
+            (9, 30)
+        );
+        assert_eq!(config.auth.issuers[0].audience, ["first", "second"]);
+        assert_eq!(config.auth.issuers[1].issuer, "123");
+        assert!(
+            matches!(&config.auth.issuers[1].secret, Some(secret::SecretSource::Env(name)) if name == "JWT_SECRET")
+        );
+        assert_eq!(config.tenants_dir, Path::new("/etc/llavero/tenants"));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test's own secrets")]
+    fn a_variable_is_a_plain_text_where_one_is_wanted() {
+        let text = ISSUER
+            .replace("RS256", "HS256")
+            .replace("jwks_file: keys/id.json", "secret: x");
+        for secret in ["0123", "true", "[a", "a: b", "# x", "", "'q'"] {
+            let config = good(&text, &[("LLAVERO__AUTH__ISSUERS__0__SECRET", secret)]);
+            let Some(secret::SecretSource::Inline(read)) = &config.auth.issuers[0].secret else {
+                panic!("is inline")
+            };
+            assert_eq!(read.expose(), secret);
+        }
+        let config = good(&text, &[("LLAVERO__AUTH__ISSUERS__0__SECRET", "{file: k}")]);
+        assert!(matches!(
+            &config.auth.issuers[0].secret,
+            Some(secret::SecretSource::File(_))
+        ));
+        assert!(
+            !format!(
+                "{:?}",
+                good(&text, &[("LLAVERO__AUTH__ISSUERS__0__SECRET", "hunter2")])
+            )
+            .contains("hunter2")
+        );
+    }
+
+    #[test]
+    fn a_mistake_in_the_environment_names_the_variable() {
+        assert_eq!(
+            told(
+                ISSUER,
+                &[
+                    ("LLAVERO__SERVER__LISEN", "0.0.0.0:1"),
+                    ("LLAVERO__SEVER__LISTEN", "0.0.0.0:1"),
+                    ("LLAVERO__SERVER__DRAIN_DELAY", "soon"),
+                    ("LLAVERO__AUTH__ISSUERS__5__ISSUER", "x"),
+                    ("LLAVERO__AUTH__ISSUERS__ISSUER", "x"),
+                    ("LLAVERO__", "x"),
+                    ("LLAVERO__TENANTS_DIR", "a"),
+                    ("LLAVERO__tenants_dir", "b"),
+                    ("LLAVERO__PROXY__ALLOW", "[hunter2"),
+                    ("LLAVERO__AUTH__ISSUERS__0__SECRET__HUNTER2", "hunter2"),
+                ]
+            )
+            .iter()
+            .map(|told| told.split(';').next().unwrap_or_default())
+            .collect::<Vec<_>>(),
+            [
+                "LLAVERO__: isn't a setting's name",
+                "LLAVERO__AUTH__ISSUERS__0__SECRET__HUNTER2: auth.issuers[0].secret: unknown key",
+                "LLAVERO__AUTH__ISSUERS__5__ISSUER: auth.issuers has 1 entries, so the next one is number 1",
+                "LLAVERO__AUTH__ISSUERS__ISSUER: auth.issuers is a list: name its entry by number, like LLAVERO__AUTH__ISSUERS__0__…",
+                "LLAVERO__PROXY__ALLOW: proxy.allow: isn't a value such as [a, b] or {key: value}",
+                "LLAVERO__SERVER__DRAIN_DELAY: server.drain_delay: expected a duration such as 250ms, 30s, 5m, 2h or 3d",
+                "LLAVERO__SERVER__LISEN: server.lisen: unknown key",
+                "LLAVERO__SEVER__LISTEN: sever: unknown key",
+                "LLAVERO__tenants_dir: sets the same as LLAVERO__TENANTS_DIR",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_noticed_where_it_is_written() {
+        let text =
+            format!("{ISSUER}cache:\n  stale_if_error: 1m\nlimits:\n  user: {{requests: 5}}\n");
+        let loaded =
+            load_with(&text, &[("LLAVERO__IMAGES__DEDUPE_WINDOW", "1m")]).expect("is good");
+        let told: Vec<_> = loaded
+            .notices
+            .iter()
+            .map(|notice| (notice.line, notice.variable.as_deref(), notice.key.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Some(8), None, "cache.stale_if_error"),
+                (
+                    None,
+                    Some("LLAVERO__IMAGES__DEDUPE_WINDOW"),
+                    "images.dedupe_window"
+                ),
+                (Some(9), None, "limits"),
+            ]
+        );
+        assert!(load_with(ISSUER, &[]).expect("is good").notices.is_empty());
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("llavero.yaml");
+        fs::write(&path, ISSUER).expect("can be written");
+        let config = load(&path, []).expect("is good").config;
+        assert_eq!(config.tenants_dir, dir.path().join("tenants"));
+        assert_eq!(
+            config.auth.issuers[0].jwks_file,
+            Some(dir.path().join("keys/id.json"))
+        );
+        assert_eq!(config.base_dir, dir.path());
+    }
+
+    #[test]
+    fn a_file_that_isnt_there_is_a_mistake_of_the_file() {
+        let mistakes = load(Path::new("no/such.yaml"), []).expect_err("isn't there");
+        assert!(
+            mistakes
+                .to_string()
+                .starts_with("no/such.yaml: can't be read: "),
+            "{mistakes}"
+        );
+    }
+
+    #[test]
+    fn the_reference_equals_the_defaults() {
+        let reference = include_str!("reference.yaml");
+        let issuer = ISSUER
+            .strip_prefix("auth:\n  issuers:\n")
+            .expect("begins so");
+        let text = reference.replace("  issuers:\n", &format!("  issuers:\n{issuer}"));
+        let loaded = load_with(&text, &[]).expect("is good");
+        let plain = good(ISSUER, &[]);
+        let mut config = loaded.config;
+        // Each was read from a directory of its own.
+        config.base_dir = PathBuf::new();
+        config.tenants_dir = "tenants".into();
+        config.auth.issuers.clear();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        assert_eq!(plain.auth.issuers.len(), 1);
+        let words = reference.replace("\n  #", "");
+        assert_eq!(
+            words.matches("(No effect in this version.)").count()
+                + words.matches("(No effect in\n").count(),
+            loaded.notices.len(),
+            "each setting without effect says so in the reference"
+        );
+    }
+}

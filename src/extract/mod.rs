@@ -1,0 +1,14 @@
+//! Our extractors. What they give is valid; every rejection is a [`Problem`](crate::problem::Problem).
+
+mod body;
+mod conditional;
+mod json;
+mod path;
+mod photo;
+mod query;
+
+pub use conditional::{IfMatch, Revalidate};
+pub use json::JsonObject;
+pub use path::{Id, RecordId};
+pub use photo::Photo;
+pub use query::{NoParameters, Parameters, Query, Values};

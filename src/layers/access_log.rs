@@ -1,0 +1,129 @@
+//! One line, one measurement and one `Server-Timing` for each request, whatever
+//! becomes of it. It stands outside everything that can fail, and inside the
+//! request id, which its span carries.
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::{HeaderName, HeaderValue};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, histogram::Histogram},
+    registry::Registry as MetricRegistry,
+};
+use tracing::{Instrument as _, Span, field};
+
+use crate::{clock::Clock, exchange::Verdict, problem::Problem};
+
+use super::request_id::RequestId;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// The route of a request that no route matched: the address itself may hold
+/// anything, a token included, and is never logged.
+const NO_ROUTE: &str = "-";
+
+/// What the layer needs.
+#[derive(Clone)]
+pub struct AccessLog {
+    clock: Clock,
+    durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    http_route: String,
+    http_request_method: &'static str,
+    http_response_status_code: u16,
+}
+
+impl AccessLog {
+    /// Declares the metric.
+    #[must_use]
+    pub fn new(clock: Clock, metrics: &mut MetricRegistry) -> Self {
+        let durations =
+            Family::<RequestLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+                // The buckets that the OpenTelemetry HTTP conventions advise.
+                Histogram::new([
+                    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+                ])
+            });
+        metrics.register(
+            "http_server_request_duration_seconds",
+            "Requests to the public API",
+            durations.clone(),
+        );
+        Self { clock, durations }
+    }
+}
+
+/// The span that the other layers add what they learn to.
+fn span(request_id: &str) -> Span {
+    tracing::info_span!(
+        "request",
+        request_id,
+        tenant = field::Empty,
+        credential = field::Empty,
+        sub = field::Empty
+    )
+}
+
+/// Logs and measures.
+pub async fn layer(State(log): State<AccessLog>, request: Request, next: Next) -> Response {
+    let started = log.clock.instant();
+    let method = method_label(request.method());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
+    let span = request
+        .extensions()
+        .get::<RequestId>()
+        .map_or_else(Span::none, |id| span(&id.0));
+
+    let mut response = next.run(request).instrument(span.clone()).await;
+
+    let took = log.clock.instant().duration_since(started);
+    let status = response.status().as_u16();
+    let problem = response.extensions().get::<Problem>();
+    span.in_scope(|| {
+        tracing::info!(
+            method,
+            route,
+            status,
+            duration_ms = took.as_secs_f64() * 1e3,
+            code = problem.map(|problem| problem.code().as_str()),
+            cause = problem.and_then(Problem::cause),
+            cache = response.extensions().get::<Verdict>().map(field::debug),
+            "request"
+        );
+    });
+    let labels = RequestLabels {
+        http_route: route,
+        http_request_method: method,
+        http_response_status_code: status,
+    };
+    log.durations
+        .get_or_create(&labels)
+        .observe(took.as_secs_f64());
+    let timing = format!("total;dur={:.1}", took.as_secs_f64() * 1e3);
+    if let Ok(timing) = HeaderValue::from_str(&timing) {
+        response.headers_mut().insert(SERVER_TIMING, timing);
+    }
+    response
+}
+
+/// A bounded set of methods: a caller can make up others without end.
+fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "_OTHER",
+    }
+}

@@ -1,0 +1,11 @@
+//! What every request passes on its way in and every answer on its way out; one
+//! layer a file. `router.rs` says in which order and why.
+
+pub mod access_log;
+pub mod authenticate;
+pub mod cache_headers;
+pub mod panics;
+pub mod permit;
+pub mod problems;
+pub mod request_id;
+pub mod security_headers;

@@ -1,0 +1,49 @@
+//! The permit of one operation. It stands on the operation's own route, so a
+//! missing scope is refused before a body is read.
+
+use axum::{
+    extract::Request,
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::MethodRouter,
+};
+
+use crate::{
+    caller::Caller,
+    operation::Operation,
+    problem::{Code, Problem},
+};
+
+use super::request_id::RequestId;
+
+/// Mounts an operation: `routes!(list).map(permitted(&LIST))`.
+pub fn permitted<S>(
+    operation: &'static Operation,
+) -> impl FnOnce(MethodRouter<S>) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    move |route| {
+        route.route_layer(middleware::from_fn(move |request, next| {
+            grant(operation, request, next)
+        }))
+    }
+}
+
+async fn grant(operation: &'static Operation, mut request: Request, next: Next) -> Response {
+    let extensions = request.extensions_mut();
+    let (Some(caller), Some(id)) = (extensions.remove::<Caller>(), extensions.get::<RequestId>())
+    else {
+        return Problem::of(Code::Internal)
+            .caused_by("an operation stands outside the authenticate layer")
+            .into_response();
+    };
+    match caller.permit(operation, id.0.clone()) {
+        Ok(permit) => {
+            tracing::Span::current().record("credential", &**permit.credential_id().name());
+            request.extensions_mut().insert(permit);
+            next.run(request).await
+        }
+        Err(denied) => Problem::from(denied).into_response(),
+    }
+}

@@ -1,0 +1,10 @@
+//! The `llavero` command.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    llavero::cli::run()
+}

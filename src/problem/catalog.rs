@@ -1,0 +1,117 @@
+//! The one table of problems: code, status, title and remedy. Answers,
+//! `/problems/{code}`, the reference document and the tests read it.
+
+use http::StatusCode;
+
+macro_rules! catalog {
+    ($( $variant:ident $code:literal $status:ident $title:literal $remedy:literal )*) => {
+        /// A problem's stable name, the contract's `code`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $( #[doc = $title] $variant, )* }
+
+        impl Code {
+            /// Every code, in the order of the table.
+            pub const ALL: &'static [Self] = &[$( Self::$variant, )*];
+
+            /// The code as it stands in answers and addresses.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $code, )* }
+            }
+
+            /// The HTTP status that it always has.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $( Self::$variant => StatusCode::$status, )* }
+            }
+
+            /// A short summary that never changes with the occurrence (RFC 9457 §3.1.3).
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $( Self::$variant => $title, )* }
+            }
+
+            /// What somebody who gets it can do.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $( Self::$variant => $remedy, )* }
+            }
+
+            /// The code of that name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == name)
+            }
+        }
+    };
+}
+
+catalog! {
+    MissingToken "missing-token" UNAUTHORIZED "No token was sent"
+        "Send the header `Authorization: Bearer <JWT>` with a token of one of this gateway's issuers."
+    InvalidToken "invalid-token" UNAUTHORIZED "The token isn't accepted"
+        "Get a new token from your identity provider. If a new one is refused too, ask the operator to compare its issuer, audience, algorithm and signing key with the configuration."
+    InsufficientScope "insufficient-scope" FORBIDDEN "The token doesn't allow this operation"
+        "Ask for a token with the scope that `WWW-Authenticate` names."
+    TenantNotAllowed "tenant-not-allowed" FORBIDDEN "This tenant isn't yours"
+        "Name a tenant that your token allows; `GET /v1/me` lists them. Unknown tenants and other people's get the same answer."
+    TenantRequired "tenant-required" BAD_REQUEST "Say which tenant"
+        "Your token allows several tenants. Choose one with the header `Llavero-Tenant: <id>`; `GET /v1/me` lists them."
+    UnknownParameter "unknown-parameter" BAD_REQUEST "A parameter that this operation doesn't have"
+        "Remove or correct the parameters listed in `errors`. The ERP would ignore a misspelt filter in silence; this gateway doesn't."
+    InvalidParameter "invalid-parameter" BAD_REQUEST "A parameter's value isn't valid"
+        "Correct the parameters listed in `errors`."
+    MalformedBody "malformed-body" BAD_REQUEST "The body can't be read"
+        "Send a body in the format that its `Content-Type` says, complete and well formed."
+    ValidationFailed "validation-failed" UNPROCESSABLE_ENTITY "The body's fields aren't valid"
+        "Correct the fields listed in `errors`. Nothing was sent to the ERP."
+    UpstreamValidation "upstream-validation" UNPROCESSABLE_ENTITY "The ERP refused the values"
+        "Correct the fields listed in `errors`; they passed this gateway's checks but not the ERP's. Nothing was changed."
+    NotFound "not-found" NOT_FOUND "Nothing is here"
+        "Check the address and the id. A record that exists but that your tenant's credential can't see is not found either."
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "This address doesn't take that method"
+        "Use one of the methods in the header `Allow`."
+    PreconditionFailed "precondition-failed" PRECONDITION_FAILED "The record has changed"
+        "Read the record again, look at what changed, and send your change with its new `ETag` in `If-Match`."
+    PayloadTooLarge "payload-too-large" PAYLOAD_TOO_LARGE "The body is too large"
+        "Send less: `detail` names the limit."
+    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "This media type isn't taken here"
+        "Send one of the media types that `detail` names."
+    InvalidImage "invalid-image" UNPROCESSABLE_ENTITY "The image can't be used"
+        "Send a complete photo; `detail` and `errors` say what is wrong with this one. Nothing was sent to the ERP."
+    IdempotencyConflict "idempotency-conflict" CONFLICT "The same request is still running"
+        "Wait for `Retry-After` and send it again with the same `Idempotency-Key`."
+    IdempotencyMismatch "idempotency-mismatch" UNPROCESSABLE_ENTITY "This key was used for other content"
+        "Use a new `Idempotency-Key` for new content."
+    RateLimited "rate-limited" TOO_MANY_REQUESTS "Too many requests"
+        "Wait for `Retry-After`, then go on more slowly."
+    Overloaded "overloaded" SERVICE_UNAVAILABLE "The gateway is busy"
+        "Wait for `Retry-After` and try again."
+    UpstreamRateLimited "upstream-rate-limited" SERVICE_UNAVAILABLE "The ERP limits this tenant's requests"
+        "Wait for `Retry-After` and try again. Fewer requests without the cache help."
+    UpstreamUnavailable "upstream-unavailable" SERVICE_UNAVAILABLE "The ERP isn't available"
+        "Wait for `Retry-After` and try again."
+    UpstreamCredentialRejected "upstream-credential-rejected" BAD_GATEWAY "The ERP refused the tenant's credential"
+        "Your token is fine. Tell the operator: the Api-key kept for this tenant is wrong, revoked or lacks a permission."
+    UpstreamError "upstream-error" BAD_GATEWAY "The ERP failed"
+        "Try again later. After a write, read the record first: the change may have been made."
+    UpstreamMismatch "upstream-mismatch" BAD_GATEWAY "The ERP answered with another record"
+        "The answer was thrown away. Check the id; tell the operator if it goes on."
+    UpstreamTimeout "upstream-timeout" GATEWAY_TIMEOUT "The ERP took too long"
+        "Try again later. After a write, read the record first: the change may have been made."
+    Internal "internal" INTERNAL_SERVER_ERROR "Something broke in the gateway"
+        "Tell the operator the `X-Request-Id`: the log has the cause."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Code;
+
+    #[test]
+    fn a_code_is_found_by_its_name_and_names_are_unique() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_name(code.as_str()), Some(*code));
+        }
+        assert_eq!(Code::from_name("no-such-code"), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! Every inner failure as a problem: one exhaustive `match` each, so that a new
+//! failure can't be forgotten.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use crate::{
+    caller::Denied,
+    exchange::{ExchangeError, Unfit},
+    identity::InvalidToken,
+    images,
+    upstream::Failure,
+};
+
+use super::{Code, FieldError, Problem};
+
+/// When to come back where nobody said.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl From<InvalidToken> for Problem {
+    fn from(invalid: InvalidToken) -> Self {
+        // The words are ours and hold no quotes or controls (RFC 6750 §3).
+        let description = invalid.to_string().replace('"', "'");
+        let challenge = format!(
+            r#"Bearer realm="llavero", error="invalid_token", error_description="{description}""#
+        );
+        let challenge = HeaderValue::try_from(challenge)
+            .unwrap_or(HeaderValue::from_static(r#"Bearer error="invalid_token""#));
+        let detail = format!(
+            "The request was refused because {invalid}. {}",
+            Code::InvalidToken.remedy()
+        );
+        Self::new(Code::InvalidToken, detail).with_challenge(challenge)
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::TenantNotAllowed => Self::new(
+                Code::TenantNotAllowed,
+                "Your token doesn't allow this tenant, or there is none of that name. `GET /v1/me` lists the tenants that it allows.",
+            ),
+            Denied::TenantRequired => Self::of(Code::TenantRequired),
+            Denied::InsufficientScope(scope) => {
+                let challenge = format!(
+                    r#"Bearer realm="llavero", error="insufficient_scope", scope="{scope}""#
+                );
+                let detail = format!(
+                    "This operation needs the scope `{scope}`, which your token doesn't have for this tenant. Ask for a token that has it."
+                );
+                let problem = Self::new(Code::InsufficientScope, detail);
+                match HeaderValue::try_from(challenge) {
+                    Ok(challenge) => problem.with_challenge(challenge),
+                    Err(_) => problem,
+                }
+            }
+        }
+    }
+}
+
+impl From<ExchangeError> for Problem {
+    fn from(error: ExchangeError) -> Self {
+        let cause = error.to_string();
+        let problem = match error {
+            ExchangeError::Upstream(failure) => Self::from(failure),
+            ExchangeError::Unfit(Unfit::Mismatch) => Self::new(
+                Code::UpstreamMismatch,
+                "The ERP answered with another record than the one asked for, so the answer was thrown away. Check the id; after a write, read the record before you try again.",
+            ),
+            ExchangeError::Unfit(Unfit::Unreadable) => Self::new(
+                Code::UpstreamError,
+                "The ERP answered with something that can't be read. Try again later; after a write, read the record first: the change may have been made.",
+            ),
+            ExchangeError::Interrupted => Self::of(Code::Internal),
+        };
+        problem.caused_by(cause)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::QueueFull { retry_after } => Self::new(
+                Code::Overloaded,
+                "Too many requests of this tenant are waiting for the ERP. Wait for `Retry-After` and try again.",
+            )
+            .with_retry_after(retry_after),
+            Failure::Connect => Self::new(
+                Code::UpstreamError,
+                "The ERP can't be reached, so nothing was sent to it. Try again later.",
+            ),
+            Failure::Broken => Self::new(
+                Code::UpstreamError,
+                "The connection to the ERP broke before its answer was complete. Try again; after a write, read the record first: the change may have been made.",
+            ),
+            Failure::Timeout => Self::of(Code::UpstreamTimeout),
+            Failure::RateLimited { retry_after } => Self::of(Code::UpstreamRateLimited)
+                .with_retry_after(retry_after.unwrap_or(DEFAULT_RETRY_AFTER)),
+            Failure::CredentialRejected(_) => Self::of(Code::UpstreamCredentialRejected),
+            Failure::NotFound => Self::new(
+                Code::NotFound,
+                "The ERP has no such record, or this tenant's credential can't see it. Check the id.",
+            ),
+            Failure::Rejected { .. } => Self::of(Code::UpstreamValidation),
+            Failure::TooLarge => Self::new(
+                Code::PayloadTooLarge,
+                "The ERP refused the body as too large. Send a smaller photo.",
+            ),
+            Failure::Status(_) => Self::new(
+                Code::UpstreamError,
+                "The ERP failed to answer this request. Try again later; after a write, read the record first: the change may have been made.",
+            ),
+            Failure::Oversized { .. } => Self::new(
+                Code::UpstreamError,
+                "The ERP's answer is too large to be passed on. Ask for less, for example with a smaller `limit`.",
+            ),
+            Failure::Address => Self::of(Code::Internal),
+        }
+    }
+}
+
+impl Problem {
+    /// The problem of a write, with the fields that the ERP refused under the names
+    /// of our own schema. `fields` pairs the ERP's names with ours; others stay unsaid.
+    #[must_use]
+    pub fn of_write(error: ExchangeError, fields: &[(&str, &str)]) -> Self {
+        let refused: Vec<FieldError> = match &error {
+            ExchangeError::Upstream(Failure::Rejected {
+                fields: refused, ..
+            }) => fields
+                .iter()
+                .filter(|(theirs, _)| refused.iter().any(|name| name == theirs))
+                .map(|(_, ours)| FieldError::body(ours, "The ERP refused this value."))
+                .collect(),
+            _ => Vec::new(),
+        };
+        Self::from(error).with_errors(refused)
+    }
+
+    /// The problem of an image that isn't taken, under the rules that it broke.
+    #[must_use]
+    pub fn of_image(unusable: images::Unusable, rules: &images::Rules) -> Self {
+        let formats: Vec<&str> = rules.formats.iter().map(|format| format.name()).collect();
+        let formats = formats.join(", ");
+        let (code, detail) = match unusable {
+            images::Unusable::Empty => (
+                Code::InvalidImage,
+                "The part `imagen` is empty: attach the photo's file.".to_owned(),
+            ),
+            images::Unusable::Format => (
+                Code::UnsupportedMediaType,
+                format!(
+                    "The part `imagen` is an image of a format that isn't taken here. Send one of: {formats}."
+                ),
+            ),
+            images::Unusable::NotAnImage => (
+                Code::InvalidImage,
+                format!(
+                    "The part `imagen` isn't an image, whatever its name says. Send one of: {formats}."
+                ),
+            ),
+            images::Unusable::Damaged => (
+                Code::InvalidImage,
+                "The part `imagen` is incomplete or damaged. Take or export the photo again."
+                    .to_owned(),
+            ),
+            images::Unusable::TooManyPixels(pixels) => (
+                Code::InvalidImage,
+                format!(
+                    "The part `imagen` has {pixels} pixels (width × height); the limit is {}. Send it smaller.",
+                    rules.max_pixels
+                ),
+            ),
+        };
+        Self::new(code, detail.clone()).with_errors(vec![FieldError::body("imagen", detail)])
+    }
+}

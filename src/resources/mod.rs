@@ -1,0 +1,7 @@
+//! The ERP's resources as this gateway publishes them, one file or folder each:
+//! routes, operations, the public shape, the ERP's shape, and the translation
+//! between them.
+
+pub mod me;
+pub mod ordenes;
+pub mod reference;

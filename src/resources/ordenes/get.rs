@@ -1,0 +1,65 @@
+//! `GET /v1/ordenes/{id}`.
+
+use axum::extract::State;
+
+use crate::{
+    cache::Representation,
+    caller::Permit,
+    exchange::{Exchange, ExchangeError, Read, Served, Subject},
+    extract::{Id, NoParameters, Query, RecordId, Revalidate},
+    operation::{Effect, FreshnessClass, Operation, Scope},
+    problem::Problem,
+    resources::reference::ReadProblems,
+};
+
+use super::{
+    COLLECTION, orden,
+    representation::{Orden, detail},
+};
+
+/// Reads one order.
+pub(super) static GET: Operation = Operation {
+    name: "ver_orden",
+    scope: Scope::OrdenesRead,
+    effect: Effect::Read(FreshnessClass::Detail),
+};
+
+/// Read one work order
+///
+/// With its crew (`empleados`) and its files (`archivos`). Its `ETag` can go into `If-Match` of a change.
+#[utoipa::path(
+    get,
+    path = "/v1/ordenes/{id}",
+    operation_id = "ver_orden",
+    tag = "ordenes",
+    params(("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11448)),
+    responses((status = 200, description = "The order.", body = Orden), ReadProblems)
+)]
+pub(super) async fn get(
+    permit: Permit,
+    Id(id): Id,
+    _: Query<NoParameters>,
+    Revalidate(revalidate): Revalidate,
+    State(exchange): State<Exchange>,
+) -> Result<Served, Problem> {
+    Ok(read(&exchange, &permit, id, revalidate).await?)
+}
+
+/// One order as it is served.
+pub(super) async fn read(
+    exchange: &Exchange,
+    permit: &Permit,
+    id: RecordId,
+    revalidate: bool,
+) -> Result<Served, ExchangeError> {
+    let read = Read {
+        target: orden(id),
+        subject: Subject::Record(COLLECTION, id.get()),
+        revalidate,
+    };
+    exchange
+        .read(permit, read, move |body| {
+            detail(body, id.get()).map(Representation::new)
+        })
+        .await
+}

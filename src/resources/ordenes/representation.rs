@@ -1,0 +1,320 @@
+//! From the ERP's work order to ours. Only the fields that we rewrite are looked
+//! at; every other member passes as the bytes that it came in.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+    ser::SerializeMap as _,
+};
+use serde_json::value::{RawValue, to_raw_value};
+use utoipa::ToSchema;
+
+use crate::exchange::Unfit;
+
+use super::codigo::{Codes, PRIORIDAD, Reading, STATUS, UNKNOWN};
+
+/// More members than any record has; more would make the search below slow.
+const MAX_MEMBERS: usize = 512;
+
+/// A work order, for the reference document. The answer itself is made member by
+/// member and may have more fields than these: whatever else the ERP sends passes unchanged.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the form; values are never made")]
+pub(super) struct Orden {
+    /// The internal number that addresses the order. Null only in a list, for a row
+    /// that the ERP sent without a readable one.
+    #[schema(example = 11448, minimum = 1, required = true)]
+    id: Option<u64>,
+    /// `desconocido` stands for a code that this version doesn't know; null where the ERP sent none.
+    #[schema(example = "confirmada", required = true)]
+    status: Option<Status>,
+    /// What the ERP sent as status; only where `status` is `desconocido`.
+    #[schema(required = false)]
+    status_codigo: Option<serde_json::Value>,
+    /// Null where none is set.
+    #[schema(example = "alta", required = true)]
+    prioridad: Option<Prioridad>,
+    /// What the ERP sent as prioridad; only where `prioridad` is `desconocido`.
+    #[schema(required = false)]
+    prioridad_codigo: Option<serde_json::Value>,
+    /// The ERP's own words for `status`.
+    #[schema(example = "Confirmada", required = false)]
+    status_display: Option<String>,
+    /// The ERP's own words for `prioridad`.
+    #[schema(example = "Alta", required = false)]
+    prioridad_display: Option<String>,
+    /// When work at the customer's began.
+    #[schema(example = "2026-01-01T09:44:27-06:00", required = false)]
+    bitacora_inicio_cliente: Option<String>,
+    /// When the crew was back at the base.
+    #[schema(example = "2026-01-27T09:44:27-06:00", required = false)]
+    bitacora_llegada_base: Option<String>,
+    /// HTML, as the ERP keeps it: clean it before you show it.
+    #[schema(example = "<p>FALTA DE AGUA</p>", required = false)]
+    descripcion: Option<String>,
+    /// The order's own folio; nothing to do with the account.
+    #[schema(example = "7136-1-1/1", required = false)]
+    clave: Option<String>,
+    #[schema(example = "Mensual", required = false)]
+    periodicidad: Option<String>,
+    #[schema(example = "TRABAJOS CORRECTIVOS", required = false)]
+    tipo_servicio: Option<String>,
+    /// The customer's site.
+    #[schema(required = false)]
+    sucursal: Option<BTreeMap<String, serde_json::Value>>,
+    /// The customer.
+    #[schema(required = false)]
+    cliente: Option<BTreeMap<String, serde_json::Value>>,
+    /// The crew; only in the answer for one order.
+    #[schema(required = false)]
+    empleados: Option<Vec<BTreeMap<String, serde_json::Value>>>,
+    /// The photos and files; only in the answer for one order.
+    #[schema(required = false)]
+    archivos: Option<Vec<Archivo>>,
+}
+
+/// The state of an order.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes the form; values are never made")]
+pub(super) enum Status {
+    Abierta,
+    EnProceso,
+    Terminada,
+    Cancelada,
+    Confirmada,
+    Desconocido,
+}
+
+/// The priority of an order.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes the form; values are never made")]
+pub(super) enum Prioridad {
+    Alta,
+    Media,
+    Baja,
+    Desconocido,
+}
+
+/// A file of an order.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the form; values are never made")]
+pub(super) struct Archivo {
+    #[schema(example = 554877)]
+    id: Option<u64>,
+    /// Where the file can be fetched.
+    url: Option<String>,
+    #[schema(example = "Antes del servicio - 20260127_150310.jpg")]
+    titulo: Option<String>,
+    #[schema(example = "2026-01-27T22:20:56.787815+00:00")]
+    creado: Option<String>,
+}
+
+/// The members of an object in their order, values as they came.
+#[derive(Default)]
+pub(super) struct Members<'a>(Vec<(String, Raw<'a>)>);
+
+enum Raw<'a> {
+    Theirs(&'a RawValue),
+    Ours(Box<RawValue>),
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn read(json: &'a str) -> Result<Self, Unfit> {
+        serde_json::from_str(json).map_err(|_| Unfit::Unreadable)
+    }
+
+    /// The text of a body; a byte order mark is passed over (RFC 8259 §8.1).
+    pub(super) fn text(body: &[u8]) -> Result<&str, Unfit> {
+        let text = std::str::from_utf8(body).map_err(|_| Unfit::Unreadable)?;
+        Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.json())
+    }
+
+    pub(super) fn value(&self, name: &str) -> serde_json::Value {
+        self.get(name)
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), Unfit> {
+        let value = Raw::Ours(to_raw_value(value).map_err(|_| Unfit::Unreadable)?);
+        match self.0.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+        Ok(())
+    }
+
+    /// A whole number that arrived as a number or as a numeric string.
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        match self.value(name) {
+            serde_json::Value::Number(number) => number.as_u64(),
+            serde_json::Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Raw<'_> {
+    fn json(&self) -> &str {
+        match self {
+            Self::Theirs(raw) => raw.get(),
+            Self::Ours(raw) => raw.get(),
+        }
+    }
+}
+
+impl Serialize for Members<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            match value {
+                Raw::Theirs(raw) => map.serialize_entry(name, raw)?,
+                Raw::Ours(raw) => map.serialize_entry(name, raw)?,
+            }
+        }
+        map.end()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members: Vec<(String, Raw<'de>)> = Vec::with_capacity(24);
+                while let Some((name, raw)) = map.next_entry::<String, &'de RawValue>()? {
+                    // The last of equal names counts, as everywhere else.
+                    match members.iter().position(|(key, _)| *key == name) {
+                        Some(at) => members[at].1 = Raw::Theirs(raw),
+                        None if members.len() == MAX_MEMBERS => {
+                            return Err(serde::de::Error::custom("too many members"));
+                        }
+                        None => members.push((name, Raw::Theirs(raw))),
+                    }
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// Rewrites what differs between the ERP's order and ours, in place.
+pub(super) fn translate(orden: &mut Members<'_>) -> Result<(), Unfit> {
+    let id = orden.number("id");
+    orden.set("id", &id)?;
+    name_code(orden, "status", "status_codigo", &STATUS)?;
+    name_code(orden, "prioridad", "prioridad_codigo", &PRIORIDAD)
+}
+
+fn name_code(
+    orden: &mut Members<'_>,
+    field: &str,
+    code_field: &str,
+    codes: &Codes,
+) -> Result<(), Unfit> {
+    match codes.read(&orden.value(field)) {
+        Reading::Nothing => orden.set(field, &()),
+        Reading::Named(name) => orden.set(field, &name),
+        Reading::Unknown(code) => {
+            orden.set(field, &UNKNOWN)?;
+            orden.set(code_field, &code)
+        }
+    }
+}
+
+/// The public body of one order, which must be the one that was asked for.
+pub(super) fn detail(body: &[u8], asked: u64) -> Result<Vec<u8>, Unfit> {
+    let mut orden = Members::read(Members::text(body)?)?;
+    if orden.number("id") != Some(asked) {
+        return Err(Unfit::Mismatch);
+    }
+    translate(&mut orden)?;
+    for list in ["empleados", "archivos"] {
+        if orden.get(list).is_none_or(|json| json == "null") {
+            orden.set(list, &[(); 0])?;
+        }
+    }
+    to_bytes(&orden)
+}
+
+pub(super) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, Unfit> {
+    serde_json::to_vec(value).map_err(|_| Unfit::Unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn shown(erp: &str) -> Value {
+        let body = detail(erp.as_bytes(), 7).expect("a detail");
+        serde_json::from_slice(&body).expect("JSON")
+    }
+
+    #[test]
+    fn what_is_not_known_passes_to_the_last_digit() {
+        let erp = r#"{"id":"7","status":"5","campo_nuevo":1.10,"grande":123456789012345678901234567890,"prioridad":null,"x":{"a" : [ ]}}"#;
+        let body = String::from_utf8(detail(erp.as_bytes(), 7).expect("a detail")).expect("UTF-8");
+        assert_eq!(
+            body,
+            r#"{"id":7,"status":"confirmada","campo_nuevo":1.10,"grande":123456789012345678901234567890,"prioridad":null,"x":{"a" : [ ]},"empleados":[],"archivos":[]}"#
+        );
+    }
+
+    #[test]
+    fn an_unknown_code_keeps_its_number_beside() {
+        let orden = shown(r#"{"id":7,"status":9,"prioridad":"8"}"#);
+        assert_eq!(orden["status"], "desconocido");
+        assert_eq!(orden["status_codigo"], 9);
+        assert_eq!(orden["prioridad"], "desconocido");
+        assert_eq!(orden["prioridad_codigo"], 8);
+    }
+
+    #[test]
+    fn a_missing_code_is_null() {
+        let orden = shown(r#"{"id":7,"prioridad":""}"#);
+        assert_eq!(
+            (&orden["status"], &orden["prioridad"]),
+            (&json!(null), &json!(null))
+        );
+        assert!(orden.get("status_codigo").is_none());
+    }
+
+    #[test]
+    fn another_record_or_none_is_no_answer() {
+        for erp in [
+            r#"{"id":8}"#,
+            r#"{"id":null}"#,
+            "{}",
+            r#"{"id":"7x"}"#,
+            r#"{"id":7.5}"#,
+        ] {
+            assert_eq!(detail(erp.as_bytes(), 7), Err(Unfit::Mismatch), "{erp}");
+        }
+        for erp in ["", "[]", "<html>", "{\"id\":7", "{\"id\":7}}", "\u{feff}"] {
+            assert_eq!(detail(erp.as_bytes(), 7), Err(Unfit::Unreadable), "{erp}");
+        }
+        assert!(detail("\u{feff}{\"id\":7}".as_bytes(), 7).is_ok());
+    }
+}

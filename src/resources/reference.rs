@@ -1,0 +1,368 @@
+//! What explains the API: `/openapi.json`, `/openapi.yaml`, `/docs`, `/problems/{code}`,
+//! and the parts of the document that every operation shares.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::HeaderValue,
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use serde_json::json;
+use utoipa::{
+    IntoResponses, Modify, OpenApi,
+    openapi::{
+        Components, ContentBuilder, HeaderBuilder, Info, License, ObjectBuilder, Ref, RefOr,
+        Response as DocumentedResponse, ResponseBuilder, ServerBuilder,
+        example::ExampleBuilder,
+        schema::{Schema, SchemaType, Type},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::problem::{Code, FieldError, Problem, ProblemDetails};
+
+/// The scheme's name in the document.
+const BEARER: &str = "bearer";
+
+/// What is the same for the whole document.
+#[derive(OpenApi)]
+#[openapi(
+    components(schemas(ProblemDetails, FieldError)),
+    tags(
+        (name = "ordenes", description = "Work orders (órdenes de servicio) of the tenant's ERP."),
+        (name = "me", description = "Who is calling.")
+    ),
+    modifiers(&Shared)
+)]
+pub struct Document;
+
+struct Shared;
+
+impl Modify for Shared {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let mut info = Info::new("Llavero", env!("CARGO_PKG_VERSION"));
+        info.description = Some(
+            "A gateway to Admintotal's work orders. Send a JWT of your identity provider as \
+             `Authorization: Bearer`; the tenant's Api-key stays here. Every error is \
+             `application/problem+json` with a stable `code`; `/problems/{code}` explains it."
+                .to_owned(),
+        );
+        let mut license = License::new("Apache-2.0");
+        license.identifier = Some("Apache-2.0".to_owned());
+        info.license = Some(license);
+        document.info = info;
+        document.servers = Some(vec![
+            ServerBuilder::new()
+                .url("/")
+                .description(Some("This gateway"))
+                .build(),
+        ]);
+        document.security = Some(vec![SecurityRequirement::new(BEARER, [] as [String; 0])]);
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some("A token of one of the configured issuers."))
+            .build();
+        document
+            .components
+            .get_or_insert_with(Components::new)
+            .add_security_scheme(BEARER, SecurityScheme::Http(bearer));
+    }
+}
+
+/// Completes a document whose operations are all in: what every operation takes and answers.
+#[must_use]
+pub fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    for item in document.paths.paths.values_mut() {
+        let reads = item.get.is_some();
+        for operation in [&mut item.get, &mut item.patch, &mut item.post]
+            .into_iter()
+            .flatten()
+        {
+            let tenant = operation.operation_id.as_deref() != Some("quien_soy");
+            let parameters = operation.parameters.get_or_insert_default();
+            if tenant {
+                parameters.push(RefOr::T(header_parameter(
+                    "Llavero-Tenant",
+                    "Chooses among the tenants that the token allows; needed where it allows several.",
+                )));
+            }
+            parameters.push(RefOr::T(header_parameter(
+                "X-Request-Id",
+                "1 to 64 of A-Z, a-z, 0-9, `-` and `_`; one is made where none is sent.",
+            )));
+            let cached = reads && tenant;
+            for (status, response) in &mut operation.responses.responses {
+                let RefOr::T(response) = response else {
+                    continue;
+                };
+                add_headers(response, status, cached);
+            }
+        }
+    }
+    document
+}
+
+fn header_parameter(name: &str, description: &str) -> utoipa::openapi::path::Parameter {
+    utoipa::openapi::path::ParameterBuilder::new()
+        .name(name)
+        .parameter_in(utoipa::openapi::path::ParameterIn::Header)
+        .description(Some(description))
+        .required(utoipa::openapi::Required::False)
+        .schema(Some(string()))
+        .build()
+}
+
+fn add_headers(response: &mut DocumentedResponse, status: &str, cached: bool) {
+    let mut add = |name: &str, description: &str, schema: Schema| {
+        let header = HeaderBuilder::new()
+            .schema(Some(schema))
+            .description(Some(description))
+            .build();
+        response.headers.insert(name.to_owned(), header.into());
+    };
+    add(
+        "X-Request-Id",
+        "Names the request in the gateway's log.",
+        string(),
+    );
+    add(
+        "Server-Timing",
+        "How long it took, in milliseconds.",
+        string(),
+    );
+    add("Cache-Control", "Always `private`.", string());
+    add("Vary", "What an answer depends on.", string());
+    match status {
+        "200" if cached => {
+            add("ETag", "A strong validator of the bytes.", string());
+            add("Age", "Seconds since the ERP answered.", integer());
+            add(
+                "Cache-Status",
+                "How the cache handled the request (RFC 9211).",
+                string(),
+            );
+            add(
+                "Link",
+                "In a list: the pages after and before (RFC 8288).",
+                string(),
+            );
+        }
+        "401" | "403" => add("WWW-Authenticate", "What is missing (RFC 6750).", string()),
+        "429" | "503" => add("Retry-After", "Seconds to wait, at least 1.", integer()),
+        _ => {}
+    }
+}
+
+fn string() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::String))
+        .build()
+        .into()
+}
+
+fn integer() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::Integer))
+        .minimum(Some(0))
+        .build()
+        .into()
+}
+
+/// Documents the problems of an operation from the catalog, grouped by status.
+fn problems(codes: &[Code]) -> BTreeMap<String, RefOr<DocumentedResponse>> {
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        by_status
+            .entry(code.status().as_u16())
+            .or_default()
+            .push(*code);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| {
+            let names: Vec<String> = codes
+                .iter()
+                .map(|code| format!("`{}`: {}", code.as_str(), code.title()))
+                .collect();
+            let examples = codes.iter().map(|code| {
+                let (_, body) = Problem::of(*code).render("0192f7a2-6d3c-7c11-9d5f-3f1d3c1b2a10");
+                let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+                let example = ExampleBuilder::new()
+                    .summary(code.title())
+                    .value(Some(value))
+                    .build();
+                (code.as_str(), RefOr::T(example))
+            });
+            let content = ContentBuilder::new()
+                .schema(Some(RefOr::Ref(Ref::from_schema_name("Problem"))))
+                .examples_from_iter(examples)
+                .build();
+            let response = ResponseBuilder::new()
+                .description(format!("{}.", names.join("; ")))
+                .content("application/problem+json", content)
+                .build();
+            (status.to_string(), RefOr::T(response))
+        })
+        .collect()
+}
+
+macro_rules! documented_problems {
+    ($( $(#[$doc:meta])* $name:ident: $($code:ident)*; )*) => {
+        $(
+            $(#[$doc])*
+            pub struct $name;
+
+            impl IntoResponses for $name {
+                fn responses() -> BTreeMap<String, RefOr<DocumentedResponse>> {
+                    problems(&[$(Code::$code),*])
+                }
+            }
+        )*
+    };
+}
+
+documented_problems! {
+    /// What can go wrong before any operation.
+    CallerProblems: UnknownParameter InvalidParameter MissingToken InvalidToken TenantNotAllowed
+        NotFound MethodNotAllowed Internal;
+    /// What can go wrong with a read.
+    ReadProblems: UnknownParameter InvalidParameter TenantRequired MissingToken InvalidToken
+        InsufficientScope TenantNotAllowed NotFound MethodNotAllowed UpstreamValidation Internal UpstreamError
+        UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamTimeout;
+    /// What can go wrong with a change.
+    ChangeProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
+        InvalidToken InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
+        PreconditionFailed PayloadTooLarge UnsupportedMediaType ValidationFailed UpstreamValidation
+        Internal UpstreamError UpstreamMismatch UpstreamCredentialRejected Overloaded
+        UpstreamRateLimited UpstreamTimeout;
+    /// What can go wrong with an upload.
+    UploadProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
+        InvalidToken InsufficientScope TenantNotAllowed NotFound MethodNotAllowed PayloadTooLarge
+        UnsupportedMediaType ValidationFailed InvalidImage UpstreamValidation Internal
+        UpstreamError UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamTimeout;
+}
+
+/// The document in both its forms, made once.
+#[derive(Debug, Clone)]
+pub struct Rendered {
+    json: Arc<str>,
+    yaml: Arc<str>,
+}
+
+impl Rendered {
+    /// Renders a document.
+    #[must_use]
+    pub fn new(document: &utoipa::openapi::OpenApi) -> Self {
+        Self {
+            json: document.to_pretty_json().unwrap_or_default().into(),
+            yaml: document.to_yaml().unwrap_or_default().into(),
+        }
+    }
+
+    /// As JSON.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// As YAML.
+    #[must_use]
+    pub fn yaml(&self) -> &str {
+        &self.yaml
+    }
+}
+
+/// The routes, for everybody: no token.
+pub fn routes<S: Clone + Send + Sync + 'static>(document: &utoipa::openapi::OpenApi) -> Router<S> {
+    let page = SwaggerUi::new("/docs")
+        .config(utoipa_swagger_ui::Config::from("/openapi.json").try_it_out_enabled(true));
+    let page: Router<Rendered> = page.into();
+    Router::new()
+        .merge(page.layer(middleware::from_fn(page_policy)))
+        .route("/openapi.json", get(openapi_json))
+        .route("/openapi.yaml", get(openapi_yaml))
+        .route("/problems/{code}", get(explain))
+        .with_state(Rendered::new(document))
+}
+
+/// The page's own scripts and styles, and calls to this gateway.
+async fn page_policy(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
+        ),
+    );
+    response
+}
+
+const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+async fn openapi_json(State(document): State<Rendered>) -> impl IntoResponse {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (CACHE_CONTROL, PUBLIC),
+    ];
+    (headers, document.json().to_owned())
+}
+
+async fn openapi_yaml(State(document): State<Rendered>) -> impl IntoResponse {
+    // RFC 9512.
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/yaml")),
+        (CACHE_CONTROL, PUBLIC),
+    ];
+    (headers, document.yaml().to_owned())
+}
+
+/// Explains a code, to people as a page and to programs as JSON.
+async fn explain(request: Request) -> Result<Response, Problem> {
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let code = Code::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        Problem::new(
+            Code::NotFound,
+            format!(
+                "There is no problem of that code. There are: {}.",
+                known.join(", ")
+            ),
+        )
+    })?;
+    let wants_page = request
+        .headers()
+        .get(http::header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"));
+    let (status, title, remedy) = (code.status().as_u16(), code.title(), code.remedy());
+    Ok(if wants_page {
+        let remedy = remedy
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;");
+        Html(format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title>\
+             <h1>{name}</h1><p><strong>{status}</strong> {title}</p><p>{remedy}</p>"
+        ))
+        .into_response()
+    } else {
+        let body = json!({
+            "code": code.as_str(),
+            "status": status,
+            "title": title,
+            "remedy": remedy,
+        });
+        let headers = [
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (CACHE_CONTROL, PUBLIC),
+        ];
+        (headers, body.to_string()).into_response()
+    })
+}

@@ -1,0 +1,75 @@
+//! What is mounted where, and the one layer stack.
+
+use axum::{Router, middleware};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    app::AppState,
+    layers::{
+        access_log::{self, AccessLog},
+        authenticate::{self, Authenticator},
+        cache_headers, panics, problems, request_id, security_headers,
+    },
+    problem::{Code, Problem},
+    resources,
+};
+
+/// The resources, with their part of the reference document.
+fn resources() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(<resources::reference::Document as utoipa::OpenApi>::openapi())
+        .merge(resources::me::routes())
+        .merge(resources::ordenes::routes())
+}
+
+/// The reference document of everything that is mounted.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    resources::reference::complete(resources().into_openapi())
+}
+
+/// The public API.
+pub fn public(state: AppState, access_log: AccessLog, allowed_origins: &[String]) -> Router {
+    let authenticator = <Authenticator as axum::extract::FromRef<AppState>>::from_ref(&state);
+    let (v1, _) = resources().split_for_parts();
+
+    // The last line stands outermost.
+    let v1 = v1
+        // An unknown address below /v1 is refused behind authentication like a known one.
+        .route("/v1/{*rest}", axum::routing::any(nothing_here))
+        // Renders what the exchange decided, for every answer that reaches a caller who is known.
+        .layer(middleware::from_fn(cache_headers::layer))
+        // Everything below /v1 is for a known caller; a permit needs one.
+        .layer(middleware::from_fn_with_state(
+            authenticator,
+            authenticate::layer,
+        ))
+        .with_state(state);
+
+    Router::new()
+        .merge(v1)
+        .merge(resources::reference::routes(&document()))
+        .fallback(nothing_here)
+        // Inside the rendering of problems: a panic becomes one.
+        .layer(panics::layer())
+        // Renders every failure above, the framework's own too; needs the request id.
+        .layer(middleware::from_fn(problems::layer))
+        // A preflight is answered here, without a token; errors get CORS headers too, or a
+        // browser could not read them.
+        .layer(security_headers::cors(allowed_origins))
+        // On every answer, preflights and errors included.
+        .layer(middleware::from_fn(security_headers::layer))
+        // Sees the finished answer of everything that can fail, refuse or panic.
+        .layer(middleware::from_fn_with_state(
+            access_log,
+            access_log::layer,
+        ))
+        // Outermost, since the log's span names the request; it can't fail.
+        .layer(middleware::from_fn(request_id::layer))
+}
+
+async fn nothing_here() -> Problem {
+    Problem::new(
+        Code::NotFound,
+        "There is nothing at this address. `/docs` lists what there is.",
+    )
+}

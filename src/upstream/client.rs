@@ -1,0 +1,358 @@
+//! One request to the ERP: address, headers from an allow-list, a bounded answer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::TryFutureExt as _;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, histogram::Histogram},
+    registry::Registry as MetricRegistry,
+};
+use reqwest::redirect;
+
+use crate::{
+    clock::Clock,
+    config::upstream::BaseUrl,
+    tenants::{Clave, Credential, Presented},
+};
+
+use super::{Encoding, Failure, Payload, Target, body::ImageBody, queue::Queues};
+
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// The most that is read of an answer: a page of 100 orders is well under 1 MiB.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// The most that is read of a refusal, to find the fields that it names.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// A pause longer than this isn't believed.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// The way to every tenant's ERP. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream(Arc<Parts>);
+
+struct Parts {
+    http: reqwest::Client,
+    settings: Settings,
+    queues: Queues,
+    clock: Clock,
+    durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    waits: Histogram,
+}
+
+struct Settings {
+    base_url: BaseUrl,
+    timeout: Duration,
+    upload_timeout: Duration,
+    encoding: Encoding,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    http_request_method: &'static str,
+    http_response_status_code: u16,
+}
+
+/// A successful answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// 200 to 299.
+    pub status: u16,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// The client couldn't be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client can't start: {0}")]
+pub struct ClientError(#[from] reqwest::Error);
+
+impl Upstream {
+    /// A client for that configuration. It follows no redirects (an `Api-key` would
+    /// travel along), knows no proxies of the environment and keeps no cookies.
+    ///
+    /// # Errors
+    /// TLS can't be set up on this machine.
+    pub fn new(
+        config: &crate::config::upstream::Upstream,
+        clock: Clock,
+        metrics: &mut MetricRegistry,
+    ) -> Result<Self, ClientError> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("llavero/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(config.connect_timeout)
+            .build()?;
+        let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
+        metrics.register(
+            "http_client_request_duration_seconds",
+            "Requests to the ERP; status 0 where none came",
+            durations.clone(),
+        );
+        let waits = histogram();
+        metrics.register(
+            "llavero_upstream_wait_seconds",
+            "How long requests waited for their turn",
+            waits.clone(),
+        );
+        let encoding = match config.image_encoding {
+            crate::config::upstream::ImageEncoding::Base64 => Encoding::Base64,
+            crate::config::upstream::ImageEncoding::DataUri => Encoding::DataUri,
+        };
+        Ok(Self(Arc::new(Parts {
+            http,
+            queues: Queues::new(config.max_concurrency, config.queue_timeout),
+            settings: Settings {
+                base_url: config.base_url.clone(),
+                timeout: config.timeout,
+                upload_timeout: config.upload_timeout,
+                encoding,
+            },
+            clock,
+            durations,
+            waits,
+        })))
+    }
+
+    /// The body of a `GET`.
+    ///
+    /// # Errors
+    /// Any answer but 2xx, or none.
+    pub async fn get(
+        &self,
+        clave: &Clave,
+        credential: &Credential,
+        target: &Target,
+    ) -> Result<Bytes, Failure> {
+        let answer = self
+            .request(Method::GET, clave, credential, target, None)
+            .await?;
+        Ok(answer.body)
+    }
+
+    /// Sends a change.
+    ///
+    /// # Errors
+    /// Any answer but 2xx, or none; [`Failure::is_certain`] says whether it may have been made.
+    pub async fn send(
+        &self,
+        clave: &Clave,
+        credential: &Credential,
+        target: &Target,
+        payload: Payload,
+    ) -> Result<Answer, Failure> {
+        let method = match payload {
+            Payload::Patch(_) => Method::PATCH,
+            Payload::Image { .. } => Method::POST,
+        };
+        self.request(method, clave, credential, target, Some(payload))
+            .await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        clave: &Clave,
+        credential: &Credential,
+        target: &Target,
+        payload: Option<Payload>,
+    ) -> Result<Answer, Failure> {
+        let parts = &self.0;
+        let url = target
+            .url(&parts.settings.base_url.for_clave(clave.as_str()))
+            .ok_or(Failure::Address)?;
+        let queued = parts.clock.instant();
+        let turn = parts.queues.turn(credential.id()).await;
+        let started = parts.clock.instant();
+        parts
+            .waits
+            .observe(started.duration_since(queued).as_secs_f64());
+        let _turn = turn?;
+
+        let timeout = match payload {
+            Some(Payload::Image { .. }) => parts.settings.upload_timeout,
+            Some(Payload::Patch(_)) | None => parts.settings.timeout,
+        };
+        let request = parts
+            .http
+            .request(method.clone(), url)
+            .headers(headers(credential)?);
+        let request = match payload {
+            None => request,
+            Some(payload) => self.with_payload(request, payload),
+        };
+        let outcome = tokio::time::timeout(timeout, exchange(request, parts.clock.wall()))
+            .await
+            .unwrap_or(Err(Failure::Timeout));
+
+        let status = match &outcome {
+            Ok(answer) => answer.status,
+            Err(failure) => failure.status().unwrap_or(0),
+        };
+        let labels = RequestLabels {
+            http_request_method: if method == Method::GET {
+                "GET"
+            } else if method == Method::PATCH {
+                "PATCH"
+            } else {
+                "POST"
+            },
+            http_response_status_code: status,
+        };
+        let took = parts.clock.instant().duration_since(started);
+        parts
+            .durations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+        tracing::debug!(
+            tenant = credential.id().tenant().as_str(),
+            method = %method,
+            status,
+            duration_ms = took.as_secs_f64() * 1e3,
+            "upstream"
+        );
+        outcome
+    }
+
+    fn with_payload(
+        &self,
+        request: reqwest::RequestBuilder,
+        payload: Payload,
+    ) -> reqwest::RequestBuilder {
+        let request = request.header(CONTENT_TYPE, "application/json");
+        match payload {
+            Payload::Patch(fields) => request.body(serde_json::Value::Object(fields).to_string()),
+            Payload::Image {
+                titulo,
+                proceso,
+                media_type,
+                bytes,
+            } => {
+                let body = ImageBody::new(
+                    &titulo,
+                    proceso,
+                    media_type,
+                    bytes,
+                    self.0.settings.encoding,
+                );
+                request.body(reqwest::Body::wrap(body))
+            }
+        }
+    }
+}
+
+/// Everything that is sent beside the body's type and length.
+fn headers(credential: &Credential) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    match credential.presented() {
+        Presented::ApiKey(key) => {
+            #[expect(clippy::disallowed_methods, reason = "the wire is what the key is for")]
+            let mut value = HeaderValue::from_str(key.expose()).map_err(|_| Failure::Address)?;
+            value.set_sensitive(true);
+            headers.insert(API_KEY, value);
+        }
+    }
+    Ok(headers)
+}
+
+async fn exchange(request: reqwest::RequestBuilder, now: SystemTime) -> Result<Answer, Failure> {
+    let response = request
+        .send()
+        .map_err(|error| {
+            if error.is_connect() {
+                Failure::Connect
+            } else {
+                Failure::Broken
+            }
+        })
+        .await?;
+    let status = response.status();
+    if status.is_success() {
+        let body = read(response, MAX_ANSWER_BYTES).await?;
+        return Ok(Answer {
+            status: status.as_u16(),
+            body,
+        });
+    }
+    Err(match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Failure::CredentialRejected(status.as_u16())
+        }
+        StatusCode::NOT_FOUND => Failure::NotFound,
+        StatusCode::TOO_MANY_REQUESTS => Failure::RateLimited {
+            retry_after: retry_after(response.headers(), now),
+        },
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+            let body = read(response, MAX_REFUSAL_BYTES).await.unwrap_or_default();
+            Failure::Rejected {
+                status: status.as_u16(),
+                fields: refused_fields(&body),
+            }
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::TooLarge,
+        status => Failure::Status(status.as_u16()),
+    })
+}
+
+async fn read(mut response: reqwest::Response, limit: usize) -> Result<Bytes, Failure> {
+    let promised = response
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
+        .unwrap_or(0);
+    if promised > limit {
+        return Err(Failure::Oversized { limit });
+    }
+    let mut body = BytesMut::with_capacity(promised);
+    while let Some(chunk) = response.chunk().await.map_err(|_| Failure::Broken)? {
+        if body.len() + chunk.len() > limit {
+            return Err(Failure::Oversized { limit });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// `Retry-After` as seconds or as a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let after = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default(),
+    };
+    Some(after.min(MAX_RETRY_AFTER))
+}
+
+/// The fields of a refusal, `{"campo": ["mensaje"]}`; the messages stay here.
+fn refused_fields(body: &[u8]) -> Vec<String> {
+    const MAX_FIELDS: usize = 50;
+    match serde_json::from_slice(body) {
+        Ok(serde_json::Value::Object(fields)) => fields
+            .into_iter()
+            .map(|(name, _)| name)
+            .take(MAX_FIELDS)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The buckets that the OpenTelemetry HTTP conventions advise, in seconds.
+fn histogram() -> Histogram {
+    Histogram::new([
+        0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    ])
+}

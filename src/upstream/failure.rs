@@ -1,0 +1,96 @@
+//! How a request to the ERP can fail, without a word of what it said.
+
+use std::time::Duration;
+
+/// Why there is no usable answer of the ERP.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The turn didn't come within `upstream.queue_timeout`. Nothing was sent.
+    #[error("no turn within the queue's timeout")]
+    QueueFull {
+        /// When a turn is likely.
+        retry_after: Duration,
+    },
+    /// No connection could be made. Nothing was sent.
+    #[error("no connection could be made")]
+    Connect,
+    /// The connection broke before the whole answer was here.
+    #[error("the connection broke before the whole answer was here")]
+    Broken,
+    /// The whole answer took longer than `upstream.timeout`.
+    #[error("the answer took too long")]
+    Timeout,
+    /// 429.
+    #[error("it limits the rate")]
+    RateLimited {
+        /// Its own `Retry-After`, where it sent one.
+        retry_after: Option<Duration>,
+    },
+    /// 401 or 403.
+    #[error("it refused the credential with {0}")]
+    CredentialRejected(u16),
+    /// 404.
+    #[error("it has no such record")]
+    NotFound,
+    /// 400 or 422, with the names of the fields that it complains of.
+    #[error("it refused the values of {} fields", fields.len())]
+    Rejected {
+        /// 400 or 422.
+        status: u16,
+        /// The ERP's names.
+        fields: Vec<String>,
+    },
+    /// 413.
+    #[error("it refused the body as too large")]
+    TooLarge,
+    /// A status that means nothing better.
+    #[error("it answered with status {0}")]
+    Status(u16),
+    /// The body is over the bound that is kept in memory.
+    #[error("the answer is larger than {limit} bytes")]
+    Oversized {
+        /// The bound, in bytes.
+        limit: usize,
+    },
+    /// The tenant's address can't be made. Nothing was sent.
+    #[error("the tenant's address can't be made from upstream.base_url")]
+    Address,
+}
+
+impl Failure {
+    /// The status that the ERP answered with, where it answered.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::QueueFull { .. }
+            | Self::Connect
+            | Self::Broken
+            | Self::Timeout
+            | Self::Oversized { .. }
+            | Self::Address => None,
+            Self::RateLimited { .. } => Some(429),
+            Self::CredentialRejected(status)
+            | Self::Status(status)
+            | Self::Rejected { status, .. } => Some(*status),
+            Self::NotFound => Some(404),
+            Self::TooLarge => Some(413),
+        }
+    }
+
+    /// Whether it is certain that a write changed nothing.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Self::Broken | Self::Timeout | Self::Oversized { .. } => false,
+            Self::Status(status) => *status < 500,
+            Self::QueueFull { .. }
+            | Self::Connect
+            | Self::RateLimited { .. }
+            | Self::CredentialRejected(_)
+            | Self::NotFound
+            | Self::Rejected { .. }
+            | Self::TooLarge
+            | Self::Address => true,
+        }
+    }
+}
