@@ -124,7 +124,7 @@ async fn readyz(
 }
 
 async fn render_metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response, Problem> {
-    let bytes = i64::try_from(metrics.exchange.cached_bytes()).unwrap_or(i64::MAX);
+    let bytes = i64::try_from(metrics.exchange.cached_bytes().await).unwrap_or(i64::MAX);
     metrics.cache_bytes.set(bytes);
     let mut text = String::new();
     encode(&mut text, &metrics.registry)

@@ -138,9 +138,9 @@ impl Cache {
         self.0.insert(key, entry).await;
     }
 
-    /// How many bytes are held.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
+    /// How many bytes are held, after what is over the bound has gone.
+    pub async fn bytes(&self) -> u64 {
+        self.0.run_pending_tasks().await;
         self.0.weighted_size()
     }
 }

@@ -23,17 +23,21 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
-    let loaded = match crate::config::load(&arguments.config, crate::config::process_env()) {
-        Ok(loaded) => loaded,
-        Err(mistakes) => return report(mistakes.0),
+    let survey = crate::config::survey(&arguments.config, crate::config::process_env());
+    let mut mistakes = survey.mistakes.0;
+    let Some(config) = survey.config else {
+        return report(mistakes);
     };
-    for notice in &loaded.notices {
+    for notice in &survey.notices {
         println!("note: {notice}");
     }
-    let config = loaded.config;
     let document = Document::read(&arguments.config).ok();
-    let mut mistakes = Vec::new();
-    if let Err(errors) = Identity::load(&config.auth, &config.base_dir, &env, Clock::system()) {
+    // Where an issuer is wrong already, its keys would only add to the noise.
+    if !mistakes
+        .iter()
+        .any(|mistake| mistake.key.starts_with("auth"))
+        && let Err(errors) = Identity::load(&config.auth, &config.base_dir, &env, Clock::system())
+    {
         mistakes.extend(errors.iter().map(|error| match &document {
             Some(document) => error.mistake(document),
             None => Mistake::of_file(&arguments.config, error.to_string()),

@@ -24,37 +24,34 @@ const MAX_ROUNDS: usize = 300;
 /// Where a document's settings stand. It keeps no values.
 pub struct Document(Tree);
 
-/// A value and where its parts stand.
+/// What a document says, where it says it, and what is wrong with it. There may be a
+/// value and mistakes at once: a value of what is good, for checks that look at meaning.
 #[derive(Debug)]
 pub struct Decoded<T> {
-    /// The value.
-    pub value: T,
+    /// The value; none where too little of it is good.
+    pub value: Option<T>,
     /// Where its parts stand.
     pub document: Document,
+    /// Repeated and unknown keys, missing and wrong values.
+    pub mistakes: Vec<Mistake>,
 }
 
-/// Reads a YAML file.
+/// Reads a YAML file, and over it the variables `LLAVERO__…` of `environment`.
 ///
 /// # Errors
-/// All mistakes of the file: broken YAML, repeated and unknown keys, missing and wrong values.
-pub fn decode_file<T: DeserializeOwned>(path: &Path) -> Result<Decoded<T>, Mistakes> {
-    let (tree, found) = yaml::read(path)?;
-    let (value, document, mistakes) = decode(tree, found);
-    match value {
-        Some(value) if mistakes.is_empty() => Ok(Decoded { value, document }),
-        _ => Err(Mistakes::sorted(mistakes)),
-    }
-}
-
-/// Reads a YAML file with the environment over it. There may be a value and mistakes
-/// at once: a value of what is good, for checks that look at meaning.
-pub(super) fn decode_with_environment<T: DeserializeOwned>(
+/// The file can't be read or isn't YAML.
+pub fn decode_file<T: DeserializeOwned>(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Option<T>, Document, Vec<Mistake>), Mistakes> {
+) -> Result<Decoded<T>, Mistakes> {
     let (mut tree, mut mistakes) = yaml::read(path)?;
     mistakes.extend(environment::apply(&mut tree, environment));
-    Ok(decode(tree, mistakes))
+    let (value, document, mistakes) = decode(tree, mistakes);
+    Ok(Decoded {
+        value,
+        document,
+        mistakes,
+    })
 }
 
 impl Document {

@@ -62,7 +62,8 @@ pub struct Mistakes(pub Vec<Mistake>);
 
 impl Mistakes {
     /// In the order of the file, the environment's last.
-    pub(super) fn sorted(mut mistakes: Vec<Mistake>) -> Self {
+    #[must_use]
+    pub fn sorted(mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by(|a, b| (&a.variable, a.line).cmp(&(&b.variable, b.line)));
         Self(mistakes)
     }

@@ -80,6 +80,49 @@ pub struct Loaded {
     pub notices: Vec<Mistake>,
 }
 
+/// A configuration as far as it can be read, and all that is wrong with it.
+#[derive(Debug)]
+pub struct Survey {
+    /// The settings without the wrong ones; none where the file has no form at all.
+    pub config: Option<Config>,
+    /// Settings that were written and have no effect in this version.
+    pub notices: Vec<Mistake>,
+    /// What is wrong.
+    pub mistakes: Mistakes,
+}
+
+/// Reads a configuration for a report: the file, and over it the variables
+/// `LLAVERO__…` of `env`. To run with it, [`load`] it.
+pub fn survey(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Survey {
+    let decoded = match document::decode_file::<Config>(path, env) {
+        Ok(decoded) => decoded,
+        Err(mistakes) => {
+            return Survey {
+                config: None,
+                notices: Vec::new(),
+                mistakes,
+            };
+        }
+    };
+    let document::Decoded {
+        value,
+        document,
+        mut mistakes,
+    } = decoded;
+    let config = value.map(|mut config| {
+        let mut at = Checker::new(&document);
+        config.check(&mut at);
+        mistakes.extend(at.into_mistakes());
+        config.start_paths_at(path.parent().unwrap_or(Path::new("")));
+        config
+    });
+    Survey {
+        config,
+        notices: availability::notices(&document),
+        mistakes: Mistakes::sorted(mistakes),
+    }
+}
+
 /// Reads a configuration: the file, and over it the variables `LLAVERO__…` of `env`.
 ///
 /// # Errors
@@ -88,21 +131,13 @@ pub fn load(
     path: &Path,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Mistakes> {
-    let (config, document, mut mistakes) = document::decode_with_environment::<Config>(path, env)?;
-    if let Some(config) = &config {
-        let mut at = Checker::new(&document);
-        config.check(&mut at);
-        mistakes.extend(at.into_mistakes());
-    }
-    match config {
-        Some(mut config) if mistakes.is_empty() => {
-            config.start_paths_at(path.parent().unwrap_or(Path::new("")));
-            Ok(Loaded {
-                config,
-                notices: availability::notices(&document),
-            })
-        }
-        _ => Err(Mistakes::sorted(mistakes)),
+    match survey(path, env) {
+        Survey {
+            config: Some(config),
+            notices,
+            mistakes,
+        } if mistakes.0.is_empty() => Ok(Loaded { config, notices }),
+        survey => Err(survey.mistakes),
     }
 }
 

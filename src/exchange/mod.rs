@@ -290,9 +290,8 @@ impl Exchange {
     }
 
     /// How many bytes the cache holds.
-    #[must_use]
-    pub fn cached_bytes(&self) -> u64 {
-        self.0.cache.bytes()
+    pub async fn cached_bytes(&self) -> u64 {
+        self.0.cache.bytes().await
     }
 }
 

@@ -18,7 +18,7 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// check failed and repeat nothing of the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// Over [`MAX_TOKEN_BYTES`].
+    /// Over 8 KiB.
     #[error("the token is over 8 KiB")]
     TooLong,
     /// Not three parts of base64url with JSON inside.

@@ -112,13 +112,15 @@ struct UserEntry {
 /// # Errors
 /// Every mistake in the file, with line and key.
 pub(super) fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Tenant, Mistakes> {
-    let decoded = document::decode_file::<TenantFile>(path)?;
-    let file = decoded.value;
+    let decoded = document::decode_file::<TenantFile>(path, [])?;
+    let Some(file) = decoded.value else {
+        return Err(Mistakes::sorted(decoded.mistakes));
+    };
     let mut reading = Reading {
         document: &decoded.document,
         path,
         env,
-        mistakes: Vec::new(),
+        mistakes: decoded.mistakes,
     };
 
     let id = path
@@ -139,7 +141,7 @@ pub(super) fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<
             credentials,
             users,
         }),
-        _ => Err(Mistakes(reading.mistakes)),
+        _ => Err(Mistakes::sorted(reading.mistakes)),
     }
 }
 

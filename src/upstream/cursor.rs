@@ -70,7 +70,7 @@ impl CursorKey {
     /// The parameters that were sealed.
     ///
     /// # Errors
-    /// Anything that [`CursorKey::seal`] didn't give for this credential.
+    /// Anything that `seal` didn't give for this credential.
     pub fn open(&self, cursor: &str) -> Result<Vec<(String, String)>, InvalidCursor> {
         if cursor.len() > MAX_CURSOR_CHARS {
             return Err(InvalidCursor);

@@ -1,0 +1,414 @@
+//! The binary as people run it: real processes, real files, real signals.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::harness::{fixture, leaks};
+
+fn llavero() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llavero"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    llavero().args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// A port that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// A process that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn signal(&self, name: &str) {
+        let id = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+/// Whether something answers there within a few seconds.
+fn wait_for(address: SocketAddr) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on {address}");
+        std::thread::yield_now();
+    }
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn check_names_every_mistake_with_file_line_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        "llavero.yaml",
+        "server:\n  lisen: 0.0.0.0:8080\n  drain_delay: soon\nimages:\n  max_bytes: 12MB\nauth:\n  issuers:\n    - issuer: https://id.example.com/\n      audience: [llavero]\n      algorithms: [RS256, HS256]\n      public_key_file: nowhere.pem\n",
+    );
+    write(
+        dir.path(),
+        "tenants/carper.yaml",
+        "clave: not a label\ncredentials:\n  default: {api_key: {env: NO_SUCH_VARIABLE}}\nuser: []\n",
+    );
+    write(
+        dir.path(),
+        "tenants/UPPER.yaml",
+        "clave: carper\ncredentials: {}\n",
+    );
+    let config = dir.path().join("llavero.yaml");
+    let output = run(&["check", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    for expected in [
+        "llavero.yaml:2: server.lisen: ",
+        "did you mean \"listen\"?",
+        "llavero.yaml:3: server.drain_delay: ",
+        "llavero.yaml:5: images.max_bytes: ",
+        "auth.issuers[0].algorithms",
+        "carper.yaml:1: clave: ",
+        "carper.yaml:3: credentials.default.api_key",
+        "NO_SUCH_VARIABLE",
+        "carper.yaml:4: user: ",
+        "UPPER.yaml",
+    ] {
+        assert!(
+            text.contains(expected),
+            "{expected:?} is missing in\n{text}"
+        );
+    }
+}
+
+#[test]
+fn check_says_that_all_is_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let (erp, listen, admin) = (free(), free(), free());
+    configure(dir.path(), erp, listen, admin);
+    let config = dir.path().join("llavero.yaml");
+    let output = run(&["check", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stdout(&output));
+    assert!(stdout(&output).contains("2 issuers, 2 tenants"));
+}
+
+/// Two tenants of the simulated ERP and two issuers, by hand.
+fn configure(dir: &Path, erp: SocketAddr, listen: SocketAddr, admin: SocketAddr) {
+    let keys = fixture("keys");
+    let keys = keys.display();
+    write(
+        dir,
+        "llavero.yaml",
+        &format!(
+            "server: {{listen: \"{listen}\", admin_listen: \"{admin}\", drain_delay: 0s}}\n\
+         upstream: {{base_url: \"http://{erp}/{{clave}}/api/v2/\"}}\n\
+         auth:\n  issuers:\n    \
+           - {{issuer: \"https://rsa.example.com/\", audience: [llavero], algorithms: [RS256], public_key_file: \"{keys}/rs256.public.pem\"}}\n    \
+           - {{issuer: \"https://ec.example.com/\", audience: [llavero], algorithms: [ES256], jwks_file: \"{keys}/jwks.json\"}}\n"
+        ),
+    );
+    for tenant in ["carper", "norte"] {
+        write(
+            dir,
+            &format!("secrets/{tenant}"),
+            &format!("sim-key-{tenant}-default\n"),
+        );
+        write(
+            dir,
+            &format!("tenants/{tenant}.yaml"),
+            &format!(
+                "clave: https://{tenant}.admintotal.com/\ncredentials:\n  default: {{api_key: {{file: ../secrets/{tenant}}}}}\n"
+            ),
+        );
+    }
+}
+
+fn token(dir: &Path, issuer: &str, key: &str, kid: Option<&str>, tenant: &str) -> String {
+    let config = dir.join("llavero.yaml");
+    let key = fixture("keys").join(key);
+    let mut arguments = vec![
+        "token",
+        "--config",
+        config.to_str().unwrap(),
+        "--issuer",
+        issuer,
+        "--key",
+        key.to_str().unwrap(),
+        "--sub",
+        "ana",
+        "--tenant",
+        tenant,
+        "--ttl",
+        "10m",
+    ];
+    if let Some(kid) = kid {
+        arguments.extend(["--kid", kid]);
+    }
+    let output = run(&arguments);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let token = stdout(&output).trim().to_owned();
+    leaks::register_token(&token);
+    token
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_and_sim_work_as_two_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (erp, listen, admin) = (free(), free(), free());
+    configure(dir.path(), erp, listen, admin);
+    let _sim = Running(
+        llavero()
+            .args(["sim", "--listen", &erp.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let config = dir.path().join("llavero.yaml");
+    let log = dir.path().join("log");
+    let mut serve = Running(
+        llavero()
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .env("RUST_LOG", "trace")
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for(erp);
+    wait_for(listen);
+    wait_for(admin);
+    let rsa = token(
+        dir.path(),
+        "https://rsa.example.com/",
+        "rs256.private.pem",
+        None,
+        "carper",
+    );
+    let ec = token(
+        dir.path(),
+        "https://ec.example.com/",
+        "es256.private.pem",
+        Some("ec-1"),
+        "norte",
+    );
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get = async |token: &str, id: u64| {
+        let url = format!("http://{listen}/v1/ordenes/{id}");
+        client.get(url).bearer_auth(token).send().await.unwrap()
+    };
+    assert_eq!(get(&rsa, 11001).await.status(), 200);
+    assert_eq!(get(&ec, 21001).await.status(), 200);
+    assert_eq!(get(&rsa, 21001).await.status(), 404);
+    assert_eq!(get(&ec, 11001).await.status(), 404);
+    let orden: Value = get(&ec, 21001).await.json().await.unwrap();
+    assert_eq!(orden["id"], 21001);
+
+    let health = llavero()
+        .args(["healthcheck", "--url", &format!("http://{admin}")])
+        .output()
+        .unwrap();
+    assert!(
+        health.status.success(),
+        "{}",
+        String::from_utf8_lossy(&health.stderr)
+    );
+    let live = run(&["check", "--live", "--config", config.to_str().unwrap()]);
+    assert!(live.status.success(), "{}", stdout(&live));
+    assert!(stdout(&live).contains("carper: default: accepted"));
+
+    serve.signal("TERM");
+    assert!(serve.0.wait().unwrap().success(), "a drain ends well");
+    let health = llavero()
+        .args(["healthcheck", "--url", &format!("http://{admin}")])
+        .output()
+        .unwrap();
+    assert!(!health.status.success());
+    // At TRACE, and with nothing that must not be there.
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.lines().count() >= 5 && log.contains("drained"), "{log}");
+    leaks::assert_none_in("the log", log.as_bytes());
+    for secret in ["sim-key-", "admintotal.com", &erp.to_string()] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demos_lines_work_as_printed() {
+    let (listen, admin, erp) = (free(), free(), free());
+    let mut demo = Running(
+        llavero()
+            .args([
+                "demo",
+                "--listen",
+                &listen.to_string(),
+                "--admin-listen",
+                &admin.to_string(),
+                "--sim-listen",
+                &erp.to_string(),
+            ])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = Vec::new();
+    for line in BufReader::new(demo.0.stdout.as_mut().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.starts_with("Ctrl-C") {
+            break;
+        }
+        lines.push(line);
+    }
+    wait_for(listen);
+    let curls: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("curl "))
+        .collect();
+    assert_eq!(curls.len(), 4);
+    let mut photo_file = String::new();
+    for (line, expected) in curls.iter().zip(["200", "200", "200", "201"]) {
+        if let Some((_, path)) = line.split_once("imagen=@") {
+            path.split(' ').next().unwrap().clone_into(&mut photo_file);
+        }
+        let script = format!("{line} -s -o /dev/null -w '%{{http_code}}'");
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(stdout(&output), expected, "{line}");
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let requests: Value = client
+        .get(format!("http://{erp}/_sim/requests"))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let upload = requests.as_array().unwrap().last().unwrap();
+    let id = &upload["archivo_id"];
+    let kept = client
+        .get(format!("http://{erp}/_sim/tenants/carper/imagenes/{id}"))
+        .send()
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    assert!(
+        kept == fs::read(&photo_file).unwrap(),
+        "the ERP has the photo's very bytes"
+    );
+    demo.signal("INT");
+    assert!(demo.0.wait().unwrap().success());
+    assert!(!Path::new(&photo_file).exists(), "it cleans up");
+}
+
+#[test]
+fn serve_refuses_a_wrong_configuration_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["serve", "--config", "/nowhere/llavero.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/llavero.yaml"));
+    write(dir.path(), "llavero.yaml", "auth: {issuers: []}\n");
+    let config = dir.path().join("llavero.yaml");
+    let output = run(&["serve", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("auth.issuers"));
+}
+
+#[test]
+fn a_taken_port_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    configure(dir.path(), free(), taken.local_addr().unwrap(), free());
+    let config = dir.path().join("llavero.yaml");
+    let output = run(&["serve", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("server.listen") && text.contains(&taken.local_addr().unwrap().to_string()),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_environment_sets_any_key() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), free(), free(), free());
+    let config = dir.path().join("llavero.yaml");
+    let with = |name: &str, value: &str| {
+        llavero()
+            .args(["check", "--config", config.to_str().unwrap()])
+            .env(name, value)
+            .output()
+            .unwrap()
+    };
+    assert!(with("LLAVERO__IMAGES__MAX_BYTES", "1MiB").status.success());
+    let output = with("LLAVERO__IMAGES__MAX_BYTES", "lots");
+    assert!(
+        stdout(&output).contains("LLAVERO__IMAGES__MAX_BYTES: images.max_bytes: "),
+        "{}",
+        stdout(&output)
+    );
+    let output = with("LLAVERO__IMAGES__MAX_BITES", "1MiB");
+    assert!(
+        stdout(&output).contains("LLAVERO__IMAGES__MAX_BITES"),
+        "{}",
+        stdout(&output)
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn results_go_to_stdout() {
+    let yaml = run(&["openapi"]);
+    let committed =
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/llavero.yaml")).unwrap();
+    assert!(yaml.stdout == committed);
+    let json = run(&["openapi", "--format", "json"]);
+    let document: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert!(stdout(&run(&["--version"])).starts_with("llavero "));
+    assert!(stdout(&run(&["completions", "bash"])).contains("llavero"));
+    let mut nothing = String::new();
+    let output = run(&["nonsense"]);
+    (&output.stdout[..]).read_to_string(&mut nothing).unwrap();
+    assert!(nothing.is_empty() && output.status.code() == Some(2));
+}

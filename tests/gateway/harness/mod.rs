@@ -1,0 +1,18 @@
+//! A world to test in: the simulated ERP and the gateway, each on a port of its
+//! own, with a configuration from real files. Whatever comes out of it, answers and
+//! log lines alike, is searched for planted secrets.
+
+pub mod leaks;
+pub mod tokens;
+mod world;
+
+pub use world::{Reply, World, photo, with_clave};
+
+use std::path::{Path, PathBuf};
+
+/// A file of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}

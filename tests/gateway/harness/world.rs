@@ -1,0 +1,383 @@
+//! The world itself, and what comes back from it.
+
+use std::{fmt::Write as _, fs, time::Duration};
+
+use bytes::Bytes;
+use llavero::{
+    app::App,
+    clock::Clock,
+    config,
+    server::{self, Drain},
+};
+use llavero_simulator::{Faults, ReceivedRequest, Simulator, TenantSeed, UserSeed};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap, multipart, redirect};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fixture,
+    leaks::{self, CLAVE_MARK, KEY_MARK},
+    tokens::{self, HS_SECRET, Signer},
+};
+
+/// A photo of `tests/fixtures/photos`.
+pub fn photo(name: &str) -> Vec<u8> {
+    fs::read(fixture("photos").join(name)).unwrap()
+}
+
+/// The clave of a tenant in every test's world.
+pub fn with_clave(tenant: &str) -> String {
+    format!("{CLAVE_MARK}-{tenant}")
+}
+
+fn key(tenant: &str, credential: &str) -> String {
+    format!("{KEY_MARK}-{tenant}-{credential}")
+}
+
+/// The tenants: 127 orders from 11001, 83 from 21001.
+const TENANTS: [(&str, usize, u64); 2] = [("carper", 127, 11001), ("norte", 83, 21001)];
+
+/// The simulated ERP, the gateway before it, and a client.
+pub struct World {
+    pub erp: Simulator,
+    pub public: String,
+    pub admin: String,
+    pub client: Client,
+    pub clock: Clock,
+    pub shutdown: CancellationToken,
+    pub served: JoinHandle<std::io::Result<()>>,
+    erp_stop: CancellationToken,
+    _files: tempfile::TempDir,
+}
+
+impl World {
+    /// With the usual settings.
+    pub async fn start() -> Self {
+        Self::configured("").await
+    }
+
+    /// With more settings: top-level YAML keys beside `server`, `auth` and `upstream`'s address.
+    pub async fn configured(settings: &str) -> Self {
+        let erp = Simulator::new();
+        for (tenant, orders, first) in TENANTS {
+            erp.add_tenant(
+                TenantSeed::new(with_clave(tenant))
+                    .orders(orders, first)
+                    .user(UserSeed::new("app", "contrasena", key(tenant, "default")))
+                    .user(
+                        UserSeed::new("tecnicos", "contrasena", key(tenant, "tecnicos"))
+                            .seeing((first..first + orders as u64).step_by(2)),
+                    ),
+            );
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!(
+            "http://{}/{{clave}}/api/v2/",
+            listener.local_addr().unwrap()
+        );
+        let erp_stop = CancellationToken::new();
+        let stopped = erp_stop.clone();
+        tokio::spawn(
+            erp.clone()
+                .run(listener, async move { stopped.cancelled().await }),
+        );
+        Self::before(erp, erp_stop, &base_url, settings).await
+    }
+
+    /// Before another upstream than the simulated one.
+    pub async fn before_upstream(base_url: &str, settings: &str) -> Self {
+        Self::before(
+            Simulator::new(),
+            CancellationToken::new(),
+            base_url,
+            settings,
+        )
+        .await
+    }
+
+    async fn before(
+        erp: Simulator,
+        erp_stop: CancellationToken,
+        base_url: &str,
+        settings: &str,
+    ) -> Self {
+        leaks::watch_logs();
+        let files = configuration(base_url, settings);
+        let path = files.path().join("llavero.yaml");
+        let loaded = config::load(&path, Vec::new()).unwrap_or_else(|mistakes| {
+            panic!("the test's own configuration is wrong:\n{mistakes}")
+        });
+        let clock = Clock::manual();
+        let app = App::load(&loaded.config, &|_| None, clock.clone()).unwrap();
+        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let public_at = format!("http://{}", public.local_addr().unwrap());
+        let admin_at = format!("http://{}", admin.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let drain = Drain {
+            delay: loaded.config.server.drain_delay,
+            grace: loaded.config.server.shutdown_grace,
+        };
+        let served = tokio::spawn(server::run(app, public, admin, drain, shutdown.clone()));
+        let client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .no_gzip()
+            .timeout(Duration::from_secs(20))
+            .build()
+            .unwrap();
+        Self {
+            erp,
+            public: public_at,
+            admin: admin_at,
+            client,
+            clock,
+            shutdown,
+            served,
+            erp_stop,
+            _files: files,
+        }
+    }
+
+    /// A token of `ana` of `carper`, signed with ES256, with other claims where given.
+    pub fn token(&self, changes: &Value) -> String {
+        self.token_by(Signer::Es256, changes)
+    }
+
+    /// The same by another issuer or key.
+    pub fn token_by(&self, signer: Signer, changes: &Value) -> String {
+        let claims = tokens::with(tokens::claims(signer, self.clock.unix_seconds()), changes);
+        tokens::sign(&signer.header(), &claims, &signer.key())
+    }
+
+    /// A request without a token.
+    pub fn bare(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.public))
+    }
+
+    /// A request of `ana`.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.bare(method, path).bearer_auth(self.token(&json!({})))
+    }
+
+    /// A `GET` of `ana`.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// A `GET` with that token.
+    pub async fn get_as(&self, token: &str, path: &str) -> Reply {
+        self.send(self.bare(Method::GET, path).bearer_auth(token))
+            .await
+    }
+
+    /// A `PATCH` of `ana`.
+    pub async fn patch(&self, path: &str, body: Value) -> Reply {
+        self.send(self.request(Method::PATCH, path).json(&body))
+            .await
+    }
+
+    /// An upload of `ana`.
+    pub async fn upload(&self, path: &str, form: multipart::Form) -> Reply {
+        self.send(self.request(Method::POST, path).multipart(form))
+            .await
+    }
+
+    /// Sends, and searches the answer for what must not come out.
+    pub async fn send(&self, request: RequestBuilder) -> Reply {
+        let response = request.send().await.unwrap();
+        let reply = Reply {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: response.bytes().await.unwrap(),
+        };
+        let erp = self.erp_authority();
+        for (name, value) in &reply.headers {
+            leaks::assert_none_in(&format!("the header {name}"), value.as_bytes());
+            assert!(
+                !String::from_utf8_lossy(value.as_bytes()).contains(&erp),
+                "{name} names the ERP's host"
+            );
+        }
+        leaks::assert_none_in("a body", &reply.body);
+        assert!(
+            memchr::memmem::find(&reply.body, erp.as_bytes()).is_none(),
+            "a body names the ERP's host: {}",
+            reply.text()
+        );
+        reply
+    }
+
+    fn erp_authority(&self) -> String {
+        let path = self._files.path().join("authority");
+        fs::read_to_string(path).unwrap()
+    }
+
+    /// What the ERP received.
+    pub fn received(&self) -> Vec<ReceivedRequest> {
+        self.erp.requests()
+    }
+
+    /// What goes wrong for a tenant from now on.
+    pub fn faults(&self, tenant: &str, faults: Faults) {
+        assert!(self.erp.set_faults(&with_clave(tenant), faults));
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        self.erp_stop.cancel();
+        if !std::thread::panicking() {
+            leaks::assert_none_logged();
+        }
+    }
+}
+
+fn configuration(base_url: &str, settings: &str) -> tempfile::TempDir {
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(files.path().join(name), text).unwrap();
+    fs::create_dir(files.path().join("tenants")).unwrap();
+    for (tenant, ..) in TENANTS {
+        for credential in ["default", "tecnicos"] {
+            write(
+                &format!("{tenant}-{credential}.key"),
+                &format!("{}\n", key(tenant, credential)),
+            );
+        }
+        let clave = with_clave(tenant);
+        let file = format!(
+            "clave: {clave}\n\
+             credentials:\n  \
+               default: {{api_key: {{file: ../{tenant}-default.key}}}}\n  \
+               tecnicos: {{api_key: {{file: ../{tenant}-tecnicos.key}}}}\n\
+             users:\n  \
+               - {{match: {{scope: \"rol:tecnico\"}}, credential: tecnicos}}\n  \
+               - {{match: {{sub: lectora}}, credential: default, scopes: [\"ordenes:read\"]}}\n  \
+               - {{match: {{}}, credential: default}}\n"
+        );
+        write(&format!("tenants/{tenant}.yaml"), &file);
+    }
+    write("hs.secret", HS_SECRET);
+    let authority = base_url
+        .split('/')
+        .nth(2)
+        .unwrap()
+        .trim_start_matches("{clave}.");
+    write("authority", authority);
+    let rsa = fixture("keys/rs256.public.pem");
+    let jwks = fixture("keys/jwks.json");
+    let mut text = format!(
+        "auth:\n  issuers:\n    \
+           - {{issuer: \"https://rsa.example.com/\", audience: [llavero], algorithms: [RS256], public_key_file: \"{}\"}}\n    \
+           - {{issuer: \"https://ec.example.com/\", audience: [llavero, other], algorithms: [ES256, EdDSA], jwks_file: \"{}\"}}\n    \
+           - {{issuer: \"https://hs.example.com/\", audience: [llavero], algorithms: [HS256], secret: {{file: hs.secret}}, \
+               claims: {{tenant: app.tenants, scope: permisos}}, default_scopes: [\"ordenes:read\"]}}\n",
+        rsa.display(),
+        jwks.display()
+    );
+    // A test may set more of `upstream`; the address is the world's.
+    let (upstream, rest) = split_upstream(settings);
+    let _ = write!(text, "upstream:\n  base_url: \"{base_url}\"\n{upstream}");
+    let server = "server:\n  drain_delay: 0s\n";
+    if !rest.contains("server:") {
+        text.push_str(server);
+    }
+    text.push_str(&rest);
+    write("llavero.yaml", &text);
+    files
+}
+
+/// The lines below `upstream:` and the others.
+fn split_upstream(settings: &str) -> (String, String) {
+    let (mut upstream, mut rest, mut inside) = (String::new(), String::new(), false);
+    for line in settings.lines() {
+        if !line.starts_with(' ') {
+            inside = line.starts_with("upstream:");
+            if inside {
+                continue;
+            }
+        }
+        let part = if inside { &mut upstream } else { &mut rest };
+        let _ = writeln!(part, "{line}");
+    }
+    (upstream, rest)
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("not JSON: {} {}", self.status, self.text()))
+    }
+
+    /// A header's text; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Fails unless the status is that; gives the JSON back.
+    #[track_caller]
+    pub fn ok(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text());
+        self.json()
+    }
+
+    /// Fails unless this is a complete problem of that status and code.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        let text = self.text();
+        assert_eq!(self.status.as_u16(), status, "{text}");
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{text}"
+        );
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{text}");
+        assert_eq!(problem["status"], status, "{text}");
+        assert_eq!(problem["type"], format!("/problems/{code}"));
+        let id = self.header("x-request-id");
+        assert_eq!(problem["instance"], format!("urn:uuid:{id}"));
+        for member in ["title", "detail"] {
+            assert!(
+                problem[member].as_str().is_some_and(|it| it.len() > 3),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            self.header("content-length"),
+            self.body.len().to_string(),
+            "{text}"
+        );
+        problem
+    }
+
+    /// The pointers and parameters that a problem names.
+    pub fn named(&self) -> Vec<String> {
+        let problem = self.json();
+        let errors = problem["errors"].as_array().cloned().unwrap_or_default();
+        errors
+            .iter()
+            .map(|error| {
+                let name = error["pointer"].as_str().or(error["parameter"].as_str());
+                name.unwrap_or("?").to_owned()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,23 @@
+//! The gateway over real sockets, before a simulated ERP. One module a subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test may fail"
+)]
+
+mod harness;
+
+mod cache;
+mod canaries;
+mod commands;
+mod detail;
+mod identity;
+mod list;
+mod odd_answers;
+mod operators;
+mod patch;
+mod reference;
+mod sweep;
+mod tenancy;
+mod upload;

@@ -1,0 +1,384 @@
+//! What operators see: probes, metrics, the request line, audit records, the drain.
+
+use std::time::Duration;
+
+use llavero_simulator::{Faults, StatusFault};
+use reqwest::{
+    Method,
+    multipart::{Form, Part},
+};
+use serde_json::{Value, json};
+
+use crate::harness::{World, leaks, photo};
+
+async fn admin(world: &World, path: &str) -> (u16, String) {
+    let reply = world
+        .send(world.client.get(format!("{}{path}", world.admin)))
+        .await;
+    (reply.status.as_u16(), reply.text())
+}
+
+#[tokio::test]
+async fn the_admin_port_answers_probes_and_nothing_else() {
+    let world = World::start().await;
+    assert_eq!(admin(&world, "/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(admin(&world, "/readyz").await, (200, "ready\n".to_owned()));
+    let (status, verbose) = admin(&world, "/readyz?verbose").await;
+    assert_eq!(status, 200);
+    assert!(
+        verbose.contains("tenants: 2") && verbose.contains("mistakes: 0"),
+        "{verbose}"
+    );
+    let (_, version) = admin(&world, "/version").await;
+    assert!(version.contains(env!("CARGO_PKG_VERSION")));
+    assert_eq!(admin(&world, "/v1/ordenes").await.0, 404);
+    let reply = world
+        .send(world.client.post(format!("{}/livez", world.admin)))
+        .await;
+    reply.problem(405, "method-not-allowed");
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened_under_bounded_labels() {
+    let world = World::start().await;
+    world.get("/v1/ordenes/11001").await.ok(200);
+    world.get("/v1/ordenes/11001").await.ok(200);
+    world
+        .get("/v1/ordenes/99999")
+        .await
+        .problem(404, "not-found");
+    let odd = Method::from_bytes(b"WHATEVER").unwrap();
+    world.send(world.request(odd, "/v1/some/where/else")).await;
+    let (_, metrics) = admin(&world, "/metrics").await;
+    for line in [
+        r#"http_server_request_duration_seconds_count{http_route="/v1/ordenes/{id}",http_request_method="GET",http_response_status_code="200"} 2"#,
+        r#"http_server_request_duration_seconds_count{http_route="/v1/ordenes/{id}",http_request_method="GET",http_response_status_code="404"} 1"#,
+        r#"http_client_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200"} 1"#,
+        r#"llavero_cache_requests_total{result="Hit"} 1"#,
+        r#"llavero_cache_requests_total{result="Miss"} 1"#,
+        "llavero_tenants 2",
+        "llavero_tenant_config_errors 0",
+        "llavero_upstream_wait_seconds_count 2",
+    ] {
+        assert!(
+            metrics.to_lowercase().contains(&line.to_lowercase()),
+            "{line} is missing in\n{metrics}"
+        );
+    }
+    assert!(metrics.contains(r#"http_request_method="_OTHER""#));
+    assert!(!metrics.contains("99999") && !metrics.contains("some/where"));
+}
+
+/// The lines of one request, by its id.
+async fn lines_of(
+    world: &World,
+    id: &str,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Vec<Value> {
+    let mut request = world.request(method, path).header("x-request-id", id);
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    world.send(request).await;
+    leaks::lines_with(id)
+}
+
+fn request_line(lines: &[Value]) -> &Value {
+    let found: Vec<_> = lines
+        .iter()
+        .filter(|line| line["message"] == "request")
+        .collect();
+    let [line] = found[..] else {
+        panic!("one line a request: {lines:?}")
+    };
+    line
+}
+
+#[tokio::test]
+async fn each_request_leaves_one_line() {
+    let world = World::start().await;
+    let lines = lines_of(
+        &world,
+        "line-of-a-read",
+        Method::GET,
+        "/v1/ordenes/11001",
+        None,
+    )
+    .await;
+    let line = request_line(&lines);
+    assert_eq!(
+        (
+            &line["level"],
+            &line["method"],
+            &line["route"],
+            &line["status"]
+        ),
+        (
+            &json!("INFO"),
+            &json!("GET"),
+            &json!("/v1/ordenes/{id}"),
+            &json!(200)
+        )
+    );
+    let span = &line["span"];
+    assert_eq!(
+        (&span["tenant"], &span["credential"], &span["sub"]),
+        (&json!("carper"), &json!("default"), &json!("ana"))
+    );
+    assert!(line["duration_ms"].is_number() && line["timestamp"].is_string());
+
+    let lines = lines_of(
+        &world,
+        "line-of-a-failure",
+        Method::GET,
+        "/v1/ordenes?limit=0",
+        None,
+    )
+    .await;
+    assert_eq!(request_line(&lines)["code"], "invalid-parameter");
+    let token_in_path = format!("/v1/{}", world.token(&json!({})));
+    let lines = lines_of(&world, "line-of-nowhere", Method::GET, &token_in_path, None).await;
+    assert_eq!(request_line(&lines)["status"], 404);
+}
+
+fn audit_line(lines: &[Value]) -> &Value {
+    let found: Vec<_> = lines
+        .iter()
+        .filter(|line| line["target"] == "audit")
+        .collect();
+    let [line] = found[..] else {
+        panic!("one record a write: {lines:?}")
+    };
+    line
+}
+
+#[tokio::test]
+async fn each_write_leaves_one_audit_record() {
+    let world = World::start().await;
+    let change = Some(json!({"status": "cancelada"}));
+    let lines = lines_of(
+        &world,
+        "audit-of-a-change",
+        Method::PATCH,
+        "/v1/ordenes/11001",
+        change.clone(),
+    )
+    .await;
+    let record = audit_line(&lines);
+    for (name, value) in [
+        ("issuer", json!("https://ec.example.com/")),
+        ("sub", json!("ana")),
+        ("tenant", json!("carper")),
+        ("credential", json!("default")),
+        ("operation", json!("modificar_orden")),
+        ("orden", json!(11001)),
+        ("outcome", json!("done")),
+        ("upstream_status", json!(200)),
+        ("request_id", json!("audit-of-a-change")),
+    ] {
+        assert_eq!(record[name], value, "{name}");
+    }
+    for (id, faults, outcome, status) in [
+        (
+            "audit-refused",
+            Faults {
+                status: Some(StatusFault::new(400)),
+                ..Faults::default()
+            },
+            "refused",
+            json!(400),
+        ),
+        (
+            "audit-limited",
+            Faults {
+                status: Some(StatusFault::new(429)),
+                ..Faults::default()
+            },
+            "refused",
+            json!(429),
+        ),
+        (
+            "audit-unsure",
+            Faults {
+                status: Some(StatusFault::new(500)),
+                ..Faults::default()
+            },
+            "unknown",
+            json!(500),
+        ),
+        (
+            "audit-cut",
+            Faults {
+                truncate: true,
+                ..Faults::default()
+            },
+            "unknown",
+            json!(null),
+        ),
+    ] {
+        world.faults("carper", faults);
+        let lines = lines_of(
+            &world,
+            id,
+            Method::PATCH,
+            "/v1/ordenes/11001",
+            change.clone(),
+        )
+        .await;
+        let record = audit_line(&lines);
+        assert_eq!(
+            (&record["outcome"], &record["upstream_status"]),
+            (&json!(outcome), &status),
+            "{id}"
+        );
+    }
+    world.faults("carper", Faults::default());
+    let lines = lines_of(
+        &world,
+        "audit-of-a-read",
+        Method::GET,
+        "/v1/ordenes/11001",
+        None,
+    )
+    .await;
+    assert!(lines.iter().all(|line| line["target"] != "audit"));
+}
+
+#[tokio::test]
+async fn an_uploads_record_has_the_images_digest_and_size() {
+    let world = World::start().await;
+    let form = Form::new()
+        .text("proceso", "antes")
+        .part("imagen", Part::bytes(photo("sony-rx1r.jpg")));
+    let request = world
+        .request(Method::POST, "/v1/ordenes/11001/imagenes")
+        .header("x-request-id", "audit-of-an-upload")
+        .multipart(form);
+    world.send(request).await.ok(201);
+    let lines = leaks::lines_with("audit-of-an-upload");
+    let record = audit_line(&lines);
+    assert_eq!(
+        record["image_sha256"],
+        "b18f195ae3ac02b34ec58051f579d934d12361eb558ed22a96435cf6fcd18a12"
+    );
+    assert_eq!(
+        (&record["image_bytes"], &record["operation"]),
+        (&json!(40678), &json!("adjuntar_imagen"))
+    );
+}
+
+#[tokio::test]
+async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
+    let mut world = World::configured("server:\n  drain_delay: 0s\n  shutdown_grace: 1s\n").await;
+    world.faults(
+        "carper",
+        Faults {
+            delay: Some(400),
+            ..Faults::default()
+        },
+    );
+    let leaving = world
+        .request(Method::PATCH, "/v1/ordenes/11001")
+        .header("x-request-id", "caller-who-left")
+        .timeout(Duration::from_millis(100))
+        .json(&json!({"status": "cancelada"}));
+    assert!(leaving.send().await.unwrap_err().is_timeout());
+    world.shutdown.cancel();
+    (&mut world.served).await.unwrap().unwrap();
+    let lines = leaks::lines_with("caller-who-left");
+    assert_eq!(audit_line(&lines)["outcome"], "done");
+}
+
+#[tokio::test]
+async fn a_drain_turns_readiness_off_finishes_requests_and_takes_no_more() {
+    let mut world =
+        World::configured("server:\n  drain_delay: 700ms\n  shutdown_grace: 5s\n").await;
+    world.faults(
+        "carper",
+        Faults {
+            delay: Some(1500),
+            ..Faults::default()
+        },
+    );
+    let request = world.request(Method::GET, "/v1/ordenes/11001");
+    let in_flight = tokio::spawn(request.send());
+    while world.received().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    world.shutdown.cancel();
+    let (status, _) = loop {
+        let seen = admin(&world, "/readyz").await;
+        if seen.0 != 200 {
+            break seen;
+        }
+    };
+    assert_eq!(status, 503);
+    assert_eq!(admin(&world, "/livez").await.0, 200, "draining isn't dying");
+    // Within the delay new connections are still taken.
+    assert_eq!(world.get("/v1/me").await.status, 200);
+    let answer = in_flight.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    (&mut world.served).await.unwrap().unwrap();
+    let refused = world.request(Method::GET, "/v1/me").send().await;
+    assert!(refused.unwrap_err().is_connect());
+}
+
+#[tokio::test]
+async fn a_browser_of_an_allowed_origin_may_read_errors_and_headers() {
+    let world = World::configured(
+        "server:\n  drain_delay: 0s\n  cors: {allowed_origins: [\"https://app.example.com\"]}\n",
+    )
+    .await;
+    let preflight = world
+        .bare(Method::OPTIONS, "/v1/ordenes/11001")
+        .header("origin", "https://app.example.com")
+        .header("access-control-request-method", "PATCH")
+        .header(
+            "access-control-request-headers",
+            "authorization, content-type, if-match",
+        );
+    let reply = world.send(preflight).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.header("access-control-allow-origin"),
+        "https://app.example.com"
+    );
+    assert!(
+        reply
+            .header("access-control-allow-methods")
+            .contains("PATCH")
+    );
+    let refused = world
+        .bare(Method::GET, "/v1/ordenes")
+        .header("origin", "https://app.example.com");
+    let reply = world.send(refused).await;
+    reply.problem(401, "missing-token");
+    assert_eq!(
+        reply.header("access-control-allow-origin"),
+        "https://app.example.com"
+    );
+    let exposed = reply.header("access-control-expose-headers");
+    for name in [
+        "x-request-id",
+        "etag",
+        "cache-status",
+        "retry-after",
+        "ratelimit",
+        "server-timing",
+        "link",
+    ] {
+        assert!(exposed.split(',').any(|it| it == name), "{name}");
+    }
+    let other = world
+        .bare(Method::GET, "/v1/ordenes")
+        .header("origin", "https://evil.example.com");
+    assert_eq!(
+        world
+            .send(other)
+            .await
+            .header("access-control-allow-origin"),
+        ""
+    );
+}
