@@ -79,6 +79,7 @@ pub fn router(
         .route("/readyz", get(readyz))
         .route("/metrics", get(render_metrics))
         .route("/version", get(version))
+        .fallback(nothing_here)
         .with_state(AdminState {
             health,
             registry,
@@ -135,6 +136,13 @@ async fn render_metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response,
         text,
     )
         .into_response())
+}
+
+async fn nothing_here() -> Problem {
+    Problem::new(
+        Code::NotFound,
+        "There is nothing at this address. This port has /livez, /readyz, /metrics and /version; the API is on the other.",
+    )
 }
 
 async fn version() -> impl IntoResponse {

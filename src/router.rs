@@ -36,18 +36,19 @@ pub fn public(state: AppState, access_log: AccessLog, allowed_origins: &[String]
     let v1 = v1
         // An unknown address below /v1 is refused behind authentication like a known one.
         .route("/v1/{*rest}", axum::routing::any(nothing_here))
-        // Renders what the exchange decided, for every answer that reaches a caller who is known.
-        .layer(middleware::from_fn(cache_headers::layer))
         // Everything below /v1 is for a known caller; a permit needs one.
         .layer(middleware::from_fn_with_state(
             authenticator,
             authenticate::layer,
         ))
+        // Renders what the exchange decided; a refused token's answer isn't to be stored either.
+        .layer(middleware::from_fn(cache_headers::layer))
         .with_state(state);
 
     Router::new()
         .merge(v1)
         .merge(resources::reference::routes(&document()))
+        .merge(resources::problems::routes())
         .fallback(nothing_here)
         // Inside the rendering of problems: a panic becomes one.
         .layer(panics::layer())

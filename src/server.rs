@@ -33,7 +33,16 @@ pub struct Drain {
     pub grace: Duration,
 }
 
-/// Serves an app on both listeners until `shutdown` is cancelled and the drain is over.
+/// What ends a gateway. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Begins the drain.
+    pub drain: CancellationToken,
+    /// Ends its delay and its grace: connections are cut, writes still end.
+    pub at_once: CancellationToken,
+}
+
+/// Serves an app on both listeners until `stop` says so and the drain is over.
 ///
 /// # Errors
 /// A listener's address can't be had.
@@ -42,7 +51,7 @@ pub async fn run(
     public: TcpListener,
     admin: TcpListener,
     drain: Drain,
-    shutdown: CancellationToken,
+    stop: Stop,
 ) -> io::Result<()> {
     let App {
         public: public_router,
@@ -55,23 +64,29 @@ pub async fn run(
     let public_done = servers.spawn(accept(
         public,
         public_router,
-        stop_public.clone(),
+        Stop {
+            drain: stop_public.clone(),
+            at_once: stop.at_once.clone(),
+        },
         drain.grace,
     ));
     let admin_done = servers.spawn(accept(
         admin,
         admin_router,
-        stop_admin.clone(),
+        Stop {
+            drain: stop_admin.clone(),
+            at_once: CancellationToken::new(),
+        },
         Duration::from_secs(1),
     ));
     servers.close();
 
-    shutdown.cancelled().await;
-    begin(&health, drain).await;
+    stop.drain.cancelled().await;
+    begin(&health, drain, &stop).await;
     stop_public.cancel();
     let cut = public_done.await.unwrap_or(0);
     if cut > 0 {
-        tracing::warn!(connections = cut, "the grace is over: connections were cut");
+        tracing::warn!(connections = cut, "connections were cut");
     }
     // A write that is under way at the ERP is never cut: it ends by its own timeout.
     tasks.close();
@@ -82,24 +97,22 @@ pub async fn run(
     Ok(())
 }
 
-async fn begin(health: &Health, drain: Drain) {
+async fn begin(health: &Health, drain: Drain, stop: &Stop) {
     health.drain();
     tracing::info!(
         delay_ms = drain.delay.as_secs_f64() * 1e3,
         grace_ms = drain.grace.as_secs_f64() * 1e3,
         "draining"
     );
-    sleep(drain.delay).await;
+    tokio::select! {
+        () = sleep(drain.delay) => {}
+        () = stop.at_once.cancelled() => {}
+    }
 }
 
 /// Accepts until `stop`, then lets what is open finish within `grace`. Gives back how
 /// many connections had to be cut.
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-    grace: Duration,
-) -> usize {
+async fn accept(listener: TcpListener, router: Router, stop: Stop, grace: Duration) -> usize {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -119,7 +132,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
+            () = stop.drain.cancelled() => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -147,7 +160,11 @@ async fn accept(
     }
     drop(listener);
     connections.close();
-    if timeout(grace, graceful.shutdown()).await.is_ok() {
+    let finished = tokio::select! {
+        finished = timeout(grace, graceful.shutdown()) => finished.is_ok(),
+        () = stop.at_once.cancelled() => false,
+    };
+    if finished {
         return 0;
     }
     let open = connections.len();

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use crate::{
     clock::Clock,
-    config::{Config, document::Document, mistake::Mistake},
+    config::{Config, mistake::Mistake},
     identity::Identity,
     tenants::Registry,
     upstream::{Target, Upstream},
 };
 
-use super::{Failed, env, runtime};
+use super::{Failed, counted, env, issuer_mistakes, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,17 +31,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     for notice in &survey.notices {
         println!("note: {notice}");
     }
-    let document = Document::read(&arguments.config).ok();
     // Where an issuer is wrong already, its keys would only add to the noise.
     if !mistakes
         .iter()
         .any(|mistake| mistake.key.starts_with("auth"))
         && let Err(errors) = Identity::load(&config.auth, &config.base_dir, &env, Clock::system())
     {
-        mistakes.extend(errors.iter().map(|error| match &document {
-            Some(document) => error.mistake(document),
-            None => Mistake::of_file(&arguments.config, error.to_string()),
-        }));
+        mistakes.extend(issuer_mistakes(&arguments.config, &errors));
     }
     let registry = match Registry::load(&config.tenants_dir, &env) {
         Ok(registry) => registry,
@@ -53,6 +49,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
             Registry::default()
         }
     };
+    if registry.is_empty() && registry.errors().is_empty() && config.tenants_dir.is_dir() {
+        mistakes.push(Mistake::of_file(
+            &config.tenants_dir,
+            "holds no tenant; write one <tenant-id>.yaml for each",
+        ));
+    }
     for error in registry.errors() {
         mistakes.extend(error.mistakes.0.iter().cloned());
     }
@@ -60,9 +62,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         return report(mistakes);
     }
     println!(
-        "The configuration is good: {} issuers, {} tenants.",
-        config.auth.issuers.len(),
-        registry.len()
+        "The configuration is good: {}, {}.",
+        counted(config.auth.issuers.len(), "issuer"),
+        counted(registry.len(), "tenant")
     );
     if arguments.live {
         live(&config, &registry)
@@ -76,10 +78,7 @@ fn report(mistakes: Vec<Mistake>) -> Result<(), Failed> {
     for mistake in mistakes {
         println!("{mistake}");
     }
-    Err(Failed(format!(
-        "{count} {}",
-        if count == 1 { "mistake" } else { "mistakes" }
-    )))
+    Err(Failed(counted(count, "mistake")))
 }
 
 /// Tries every credential; the answers are as good as their status.
@@ -90,7 +89,9 @@ fn live(config: &Config, registry: &Registry) -> Result<(), Failed> {
     let failed = runtime()?.block_on(async {
         let mut failed = 0_usize;
         let target = Target::collection("ordenes_servicio").query("limit", 1);
-        for tenant in registry.iter() {
+        let mut tenants: Vec<_> = registry.iter().collect();
+        tenants.sort_by(|a, b| a.id().cmp(b.id()));
+        for tenant in tenants {
             for credential in tenant.credentials() {
                 let name = format!("{}: {}", tenant.id(), credential.id().name());
                 match upstream.get(tenant.clave(), credential, &target).await {
@@ -107,6 +108,6 @@ fn live(config: &Config, registry: &Registry) -> Result<(), Failed> {
     if failed == 0 {
         Ok(())
     } else {
-        Err(Failed(format!("{failed} credentials failed")))
+        Err(Failed(format!("{} failed", counted(failed, "credential"))))
     }
 }

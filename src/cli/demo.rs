@@ -18,7 +18,7 @@ use crate::{
     tenants::{Clave, Credential, Registry, Tenant, TenantId},
 };
 
-use super::{Failed, env, runtime, serve::listen, shutdown_signal, token};
+use super::{Failed, env, runtime, serve::listen, stop_signals, token};
 
 /// A small real photo, for the upload line.
 const PHOTO: &[u8] = include_bytes!("demo.jpg");
@@ -63,7 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
 }
 
 async fn demo(arguments: &Arguments) -> Result<(), Failed> {
-    let shutdown = shutdown_signal()?;
+    let stop = stop_signals()?;
     let public = listen(arguments.listen, "--listen").await?;
     let admin = listen(arguments.admin_listen, "--admin-listen").await?;
     let erp = listen(arguments.sim_listen, "--sim-listen").await?;
@@ -165,7 +165,7 @@ async fn demo(arguments: &Arguments) -> Result<(), Failed> {
         delay: Duration::ZERO,
         grace: Duration::from_secs(5),
     };
-    let ended = server::run(app, public, admin, drain, shutdown)
+    let ended = server::run(app, public, admin, drain, stop)
         .await
         .map_err(Failed::new);
     drained.cancel();

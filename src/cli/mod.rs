@@ -13,9 +13,16 @@ use std::{fmt::Display, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Loaded};
+use crate::{
+    config::{
+        self, Loaded,
+        document::Document,
+        mistake::{Mistake, Mistakes},
+    },
+    identity::IssuerError,
+    server::Stop,
+};
 
 /// A gateway between internal apps and the Admintotal ERP.
 #[derive(Debug, Parser)]
@@ -31,7 +38,6 @@ enum Command {
     Serve(serve::Arguments),
     /// Run everything in one process: a simulated ERP, the gateway, tokens and curl lines to try
     Demo(demo::Arguments),
-    /// Run the simulated ERP alone
     Sim(sim::Arguments),
     /// Read the whole configuration and name every mistake
     Check(check::Arguments),
@@ -86,11 +92,26 @@ fn env(name: &str) -> Option<String> {
 
 /// The configuration of a file and this process's environment.
 fn load(path: &Path) -> Result<Loaded, Failed> {
-    config::load(path, config::process_env()).map_err(|mistakes| {
-        Failed(format!(
-            "{mistakes}\nNothing was started. Correct these and try again."
-        ))
-    })
+    config::load(path, config::process_env()).map_err(|mistakes| correct(&mistakes))
+}
+
+fn correct(mistakes: &Mistakes) -> Failed {
+    Failed(format!("{mistakes}\nCorrect these and try again."))
+}
+
+/// Issuers' keys that can't be used, with file and line of the settings that name them.
+fn issuer_mistakes(path: &Path, errors: &[IssuerError]) -> Vec<Mistake> {
+    let document = Document::read(path).ok();
+    let told = |error: &IssuerError| match &document {
+        Some(document) => error.mistake(document),
+        None => Mistake::of_file(path, error.to_string()),
+    };
+    errors.iter().map(told).collect()
+}
+
+/// `1 tenant`, `2 tenants`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn runtime() -> Result<Runtime, Failed> {
@@ -100,8 +121,8 @@ fn runtime() -> Result<Runtime, Failed> {
         .map_err(|error| Failed(format!("the runtime can't start: {error}")))
 }
 
-/// Cancelled by SIGTERM or SIGINT.
-fn shutdown_signal() -> Result<CancellationToken, Failed> {
+/// Begins the drain at the first SIGTERM or SIGINT, and cuts it short at the second.
+fn stop_signals() -> Result<Stop, Failed> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen =
         |kind| signal(kind).map_err(|error| Failed(format!("can't listen for signals: {error}")));
@@ -110,8 +131,8 @@ fn shutdown_signal() -> Result<CancellationToken, Failed> {
         listen(SignalKind::interrupt())?,
     );
     let mut hangup = listen(SignalKind::hangup())?;
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
+    let stop = Stop::default();
+    let Stop { drain, at_once } = stop.clone();
     #[expect(
         clippy::disallowed_methods,
         reason = "it waits for signals, as long as the process lives"
@@ -119,14 +140,18 @@ fn shutdown_signal() -> Result<CancellationToken, Failed> {
     tokio::spawn(async move {
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
                 _ = hangup.recv() => {
                     tracing::warn!("SIGHUP: this version reads its configuration at the start only; restart to apply changes");
+                    continue;
                 }
             }
+            if drain.is_cancelled() {
+                at_once.cancel();
+            }
+            drain.cancel();
         }
-        token.cancel();
     });
-    Ok(shutdown)
+    Ok(stop)
 }

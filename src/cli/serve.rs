@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use tokio::net::TcpListener;
 
 use crate::{
-    app::App,
+    app::{App, BuildError},
     clock::Clock,
+    config::mistake::Mistakes,
     server::{self, Drain},
     telemetry::logs,
 };
 
-use super::{Failed, env, load, runtime, shutdown_signal};
+use super::{Failed, correct, env, issuer_mistakes, load, runtime, stop_signals};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,9 +28,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         tracing::warn!(notice = %notice, "a setting has no effect");
     }
     let config = loaded.config;
-    let app = App::load(&config, &env, Clock::system()).map_err(Failed::new)?;
+    let app = App::load(&config, &env, Clock::system()).map_err(|error| match error {
+        BuildError::Issuers(errors) => correct(&Mistakes::sorted(issuer_mistakes(
+            &arguments.config,
+            &errors,
+        ))),
+        error => Failed::new(error),
+    })?;
     runtime()?.block_on(async {
-        let shutdown = shutdown_signal()?;
+        let stop = stop_signals()?;
         let public = listen(config.server.listen, "server.listen").await?;
         let admin = listen(config.server.admin_listen, "server.admin_listen").await?;
         tracing::info!(
@@ -42,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
             delay: config.server.drain_delay,
             grace: config.server.shutdown_grace,
         };
-        server::run(app, public, admin, drain, shutdown)
+        server::run(app, public, admin, drain, stop)
             .await
             .map_err(Failed::new)
     })

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use llavero_simulator::Simulator;
 
-use super::{Failed, runtime, serve::listen, shutdown_signal};
+use super::{Failed, runtime, serve::listen, stop_signals};
 
 /// Run the simulated ERP alone
 ///
@@ -22,13 +22,13 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     runtime()?.block_on(async {
-        let shutdown = shutdown_signal()?;
+        let stop = stop_signals()?;
         let listener = listen(arguments.listen, "--listen").await?;
         let address = listener.local_addr().map_err(Failed::new)?;
         println!("The simulated ERP is at http://{address}/{{clave}}/api/v2/; http://{address}/_sim/ controls it.");
         let simulator = Simulator::with_demo_tenants();
         simulator
-            .run(listener, async move { shutdown.cancelled().await })
+            .run(listener, async move { stop.drain.cancelled().await })
             .await
             .map_err(Failed::new)
     })

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     clock::Clock,
     config::{auth::Issuer, units},
+    operation::Scope,
 };
 
 use super::{Failed, env, load};
@@ -63,6 +64,26 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
             known.join(", ")
         ))
     })?;
+    if arguments.sub.is_empty() {
+        return Err(Failed::new(
+            "--sub must name somebody: a token without a subject is refused",
+        ));
+    }
+    if let Some(unknown) = arguments.scope.iter().find(|word| is_misspelt(word)) {
+        let known = Scope::ALL.map(Scope::as_str).join(", ");
+        return Err(Failed(format!(
+            "there is no scope {unknown:?}; there are: {known}"
+        )));
+    }
+    for tenant in &arguments.tenant {
+        let file = config.tenants_dir.join(format!("{tenant}.yaml"));
+        if !file.is_file() {
+            eprintln!(
+                "note: there is no {}: the gateway refuses this tenant",
+                file.display()
+            );
+        }
+    }
     let ttl = units::parse_duration(&arguments.ttl)
         .ok_or_else(|| Failed("--ttl must be a duration such as 15m, 1h or 8h".to_owned()))?;
     let algorithm = *issuer
@@ -70,7 +91,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         .first()
         .ok_or_else(|| Failed::new("the issuer has no algorithm"))?;
     let key = match (&issuer.secret, &arguments.key) {
-        (Some(secret), _) => {
+        (Some(_), Some(_)) => {
+            return Err(Failed::new(
+                "this issuer signs with its `secret`; leave --key out",
+            ));
+        }
+        (Some(secret), None) => {
             let secret = secret
                 .resolve(&config.base_dir, &env)
                 .map_err(Failed::new)?;
@@ -82,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
                 .map_err(|error| Failed(format!("can't read {}: {error}", path.display())))?;
             private_key(algorithm.family(), &pem).ok_or_else(|| {
                 Failed(format!(
-                    "{} isn't a private key in PEM (PKCS#8) for {algorithm:?}",
+                    "{} isn't a private key in PEM (PKCS#8) for {algorithm:?}; `openssl pkcs8 -topk8 -nocrypt` converts other forms",
                     path.display()
                 ))
             })?
@@ -114,6 +140,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         .map_err(|_| Failed(format!("the key can't sign with {algorithm:?}")))?;
     println!("{token}");
     Ok(())
+}
+
+/// A word in the form of our scopes that is none of them. Other words, such as roles
+/// that a tenant's rules look for, are the issuer's own.
+fn is_misspelt(word: &str) -> bool {
+    let family = |word: &str| word.split(':').next().map(str::to_owned);
+    word.parse::<Scope>().is_err()
+        && Scope::ALL
+            .iter()
+            .any(|scope| family(scope.as_str()) == family(word))
 }
 
 fn private_key(family: AlgorithmFamily, pem: &[u8]) -> Option<EncodingKey> {

@@ -129,7 +129,8 @@ fn off_or_pixels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::E
         fn visit_str<E: Error>(self, text: &str) -> Result<Option<u32>, E> {
             match text.parse() {
                 Ok(pixels) => Ok(Some(pixels)),
-                Err(_) if text == "off" => Ok(None),
+                // YAML 1.1 tools on the way, Helm among them, write `off` as `false`.
+                Err(_) if matches!(text, "off" | "false") => Ok(None),
                 Err(_) => Err(E::invalid_value(Unexpected::Other("text"), &self)),
             }
         }

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry as MetricRegistry,
 };
@@ -96,7 +96,7 @@ pub struct Served {
 }
 
 /// How the cache handled a read (RFC 9211).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Served from the cache.
     Hit,
@@ -110,9 +110,23 @@ pub enum Verdict {
     Stale,
 }
 
+impl Verdict {
+    /// Its word in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Requested => "requested",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
-    result: Verdict,
+    result: &'static str,
 }
 
 /// Equal requests that may share a fetch. One that began in an earlier generation,
@@ -351,7 +365,9 @@ impl Parts {
 
     fn served(&self, entry: Entry, verdict: Verdict, fresh: Fresh) -> Served {
         self.results
-            .get_or_create(&ResultLabel { result: verdict })
+            .get_or_create(&ResultLabel {
+                result: verdict.as_str(),
+            })
             .inc();
         Served {
             representation: entry.representation,

@@ -2,6 +2,8 @@
 //! becomes of it. It stands outside everything that can fail, and inside the
 //! request id, which its span carries.
 
+use std::time::{Duration, Instant};
+
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
@@ -82,36 +84,94 @@ pub async fn layer(State(log): State<AccessLog>, request: Request, next: Next) -
         .get::<RequestId>()
         .map_or_else(Span::none, |id| span(&id.0));
 
-    let mut response = next.run(request).instrument(span.clone()).await;
-
-    let took = log.clock.instant().duration_since(started);
-    let status = response.status().as_u16();
-    let problem = response.extensions().get::<Problem>();
-    span.in_scope(|| {
-        tracing::info!(
-            method,
-            route,
-            status,
-            duration_ms = took.as_secs_f64() * 1e3,
-            code = problem.map(|problem| problem.code().as_str()),
-            cause = problem.and_then(Problem::cause),
-            cache = response.extensions().get::<Verdict>().map(field::debug),
-            "request"
-        );
-    });
-    let labels = RequestLabels {
-        http_route: route,
-        http_request_method: method,
-        http_response_status_code: status,
+    let mut line = Line {
+        log,
+        span: span.clone(),
+        method,
+        route,
+        started,
+        answered: false,
     };
-    log.durations
-        .get_or_create(&labels)
-        .observe(took.as_secs_f64());
+    let mut response = next.run(request).instrument(span).await;
+    let took = line.write(Some(&response));
     let timing = format!("total;dur={:.1}", took.as_secs_f64() * 1e3);
     if let Ok(timing) = HeaderValue::from_str(&timing) {
         response.headers_mut().insert(SERVER_TIMING, timing);
     }
     response
+}
+
+/// The line of one request. Dropped unwritten, it is that of a client who left or
+/// was cut before the answer.
+struct Line {
+    log: AccessLog,
+    span: Span,
+    method: &'static str,
+    route: String,
+    started: Instant,
+    answered: bool,
+}
+
+/// What proxies log for a client who closed the connection; never sent.
+const CLIENT_LEFT: u16 = 499;
+
+impl Line {
+    fn write(&mut self, response: Option<&Response>) -> Duration {
+        self.answered = true;
+        let took = self.log.clock.instant().duration_since(self.started);
+        let (method, route) = (self.method, std::mem::take(&mut self.route));
+        let status = response.map_or(CLIENT_LEFT, |response| response.status().as_u16());
+        let problem = response.and_then(|response| response.extensions().get::<Problem>());
+        let verdict = response.and_then(|response| response.extensions().get::<Verdict>());
+        let duration_ms = (took.as_secs_f64() * 1e6).round() / 1e3;
+        let code = problem.map(|problem| problem.code().as_str());
+        let cause = problem.and_then(Problem::cause);
+        let cache = verdict.map(|verdict| verdict.as_str());
+        self.span.in_scope(|| {
+            // A level is fixed where a line is written.
+            if status >= 500 {
+                tracing::warn!(
+                    method,
+                    route,
+                    status,
+                    duration_ms,
+                    code,
+                    cause,
+                    cache,
+                    "request"
+                );
+            } else {
+                tracing::info!(
+                    method,
+                    route,
+                    status,
+                    duration_ms,
+                    code,
+                    cause,
+                    cache,
+                    "request"
+                );
+            }
+        });
+        let labels = RequestLabels {
+            http_route: route,
+            http_request_method: method,
+            http_response_status_code: status,
+        };
+        self.log
+            .durations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+        took
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.write(None);
+        }
+    }
 }
 
 /// A bounded set of methods: a caller can make up others without end.

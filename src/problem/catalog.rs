@@ -88,7 +88,7 @@ catalog! {
     Overloaded "overloaded" SERVICE_UNAVAILABLE "The gateway is busy"
         "Wait for `Retry-After` and try again."
     UpstreamRateLimited "upstream-rate-limited" SERVICE_UNAVAILABLE "The ERP limits this tenant's requests"
-        "Wait for `Retry-After` and try again. Fewer requests without the cache help."
+        "Wait for `Retry-After` and try again. Requests with `Cache-Control: no-cache` go round the cache: send fewer of them."
     UpstreamUnavailable "upstream-unavailable" SERVICE_UNAVAILABLE "The ERP isn't available"
         "Wait for `Retry-After` and try again."
     UpstreamCredentialRejected "upstream-credential-rejected" BAD_GATEWAY "The ERP refused the tenant's credential"

@@ -31,7 +31,9 @@ impl From<InvalidToken> for Problem {
             "The request was refused because {invalid}. {}",
             Code::InvalidToken.remedy()
         );
-        Self::new(Code::InvalidToken, detail).with_challenge(challenge)
+        Self::new(Code::InvalidToken, detail)
+            .with_challenge(challenge)
+            .caused_by(invalid)
     }
 }
 

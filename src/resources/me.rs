@@ -47,7 +47,7 @@ struct Me {
 
 /// Who am I?
 ///
-/// Says who the token is, which tenants it allows, which one is chosen, and its scopes.
+/// Says who the token is, which tenants it allows, which one is chosen, and its scopes. Any valid token may ask.
 #[utoipa::path(
     get,
     path = "/v1/me",

@@ -4,4 +4,5 @@
 
 pub mod me;
 pub mod ordenes;
+pub mod problems;
 pub mod reference;

@@ -1,5 +1,4 @@
-//! What explains the API: `/openapi.json`, `/openapi.yaml`, `/docs`, `/problems/{code}`,
-//! and the parts of the document that every operation shares.
+//! The reference document: `/openapi.json`, `/openapi.yaml`, `/docs`, and the parts of the document that every operation shares.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,17 +7,17 @@ use axum::{
     extract::{Request, State},
     http::HeaderValue,
     middleware::{self, Next},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use serde_json::json;
 use utoipa::{
     IntoResponses, Modify, OpenApi,
     openapi::{
         Components, ContentBuilder, HeaderBuilder, Info, License, ObjectBuilder, Ref, RefOr,
-        Response as DocumentedResponse, ResponseBuilder, ServerBuilder,
+        Required, Response as DocumentedResponse, ResponseBuilder, ServerBuilder,
         example::ExampleBuilder,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn},
         schema::{Schema, SchemaType, Type},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
@@ -35,8 +34,8 @@ const BEARER: &str = "bearer";
 #[openapi(
     components(schemas(ProblemDetails, FieldError)),
     tags(
-        (name = "ordenes", description = "Work orders (órdenes de servicio) of the tenant's ERP."),
-        (name = "me", description = "Who is calling.")
+        (name = "me", description = "Who is calling."),
+        (name = "ordenes", description = "Work orders (órdenes de servicio) of the tenant's ERP.")
     ),
     modifiers(&Shared)
 )]
@@ -49,8 +48,13 @@ impl Modify for Shared {
         let mut info = Info::new("Llavero", env!("CARGO_PKG_VERSION"));
         info.description = Some(
             "A gateway to Admintotal's work orders. Send a JWT of your identity provider as \
-             `Authorization: Bearer`; the tenant's Api-key stays here. Every error is \
-             `application/problem+json` with a stable `code`; `/problems/{code}` explains it."
+             `Authorization: Bearer`; the tenant's Api-key stays here.\n\n\
+             Start with `GET /v1/me`: it says which tenants the token allows and which scopes it has. \
+             Where it allows several, choose one with the header `Llavero-Tenant`. Then list \
+             the orders, and follow `next`.\n\n\
+             Every error is `application/problem+json` with a stable `code`; \
+             [/problems](/problems) explains them all. This document: \
+             [/openapi.yaml](/openapi.yaml), [/openapi.json](/openapi.json)."
                 .to_owned(),
         );
         let mut license = License::new("Apache-2.0");
@@ -80,46 +84,100 @@ impl Modify for Shared {
 #[must_use]
 pub fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     for item in document.paths.paths.values_mut() {
-        let reads = item.get.is_some();
-        for operation in [&mut item.get, &mut item.patch, &mut item.post]
+        item.get
+            .iter_mut()
+            .for_each(|it| complete_operation(it, true));
+        let writes = [&mut item.patch, &mut item.post];
+        writes
             .into_iter()
             .flatten()
-        {
-            let tenant = operation.operation_id.as_deref() != Some("quien_soy");
-            let parameters = operation.parameters.get_or_insert_default();
-            if tenant {
-                parameters.push(RefOr::T(header_parameter(
-                    "Llavero-Tenant",
-                    "Chooses among the tenants that the token allows; needed where it allows several.",
-                )));
-            }
-            parameters.push(RefOr::T(header_parameter(
-                "X-Request-Id",
-                "1 to 64 of A-Z, a-z, 0-9, `-` and `_`; one is made where none is sent.",
-            )));
-            let cached = reads && tenant;
-            for (status, response) in &mut operation.responses.responses {
-                let RefOr::T(response) = response else {
-                    continue;
-                };
-                add_headers(response, status, cached);
-            }
-        }
+            .for_each(|it| complete_operation(it, false));
     }
     document
 }
 
-fn header_parameter(name: &str, description: &str) -> utoipa::openapi::path::Parameter {
-    utoipa::openapi::path::ParameterBuilder::new()
-        .name(name)
-        .parameter_in(utoipa::openapi::path::ParameterIn::Header)
-        .description(Some(description))
-        .required(utoipa::openapi::Required::False)
-        .schema(Some(string()))
-        .build()
+fn complete_operation(operation: &mut Operation, reads: bool) {
+    let for_a_tenant = operation.operation_id.as_deref() != Some("quien_soy");
+    let parameters = operation.parameters.get_or_insert_default();
+    let pages = parameters
+        .iter()
+        .any(|it| matches!(it, RefOr::T(it) if it.name == "cursor"));
+    for parameter in parameters.iter_mut() {
+        if let RefOr::T(parameter) = parameter {
+            never_null(parameter);
+        }
+    }
+    if for_a_tenant {
+        parameters.push(header_parameter(
+            "Llavero-Tenant",
+            "Chooses among the tenants that the token allows; needed where it allows several.",
+            string(),
+        ));
+    }
+    let cached = reads && for_a_tenant;
+    if cached {
+        parameters.push(header_parameter(
+            "If-None-Match",
+            "The `ETag` of an answer that the caller has: 304 where it still holds.",
+            string(),
+        ));
+        parameters.push(header_parameter(
+            "Cache-Control",
+            "`no-cache` or `max-age=0` asks the ERP.",
+            string(),
+        ));
+        let not_modified = ResponseBuilder::new()
+            .description("What the caller has still holds.")
+            .build();
+        let responses = &mut operation.responses.responses;
+        responses.insert("304".to_owned(), RefOr::T(not_modified));
+    }
+    parameters.push(header_parameter(
+        "X-Request-Id",
+        "Names the request in the gateway's log; one is made where none is sent.",
+        ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .pattern(Some("^[A-Za-z0-9_-]{1,64}$"))
+            .build()
+            .into(),
+    ));
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response {
+            let validated =
+                cached || (operation.operation_id.as_deref() == Some("modificar_orden"));
+            add_headers(response, status, cached, validated, pages);
+        }
+    }
 }
 
-fn add_headers(response: &mut DocumentedResponse, status: &str, cached: bool) {
+/// A parameter that may be left out can still not be null.
+fn never_null(parameter: &mut Parameter) {
+    if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        && let SchemaType::Array(types) = &schema.schema_type
+        && let Some(only) = types.iter().find(|it| **it != Type::Null)
+    {
+        schema.schema_type = SchemaType::new(only.clone());
+    }
+}
+
+fn header_parameter(name: &str, description: &str, schema: Schema) -> RefOr<Parameter> {
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(description))
+        .required(Required::False)
+        .schema(Some(schema))
+        .build();
+    RefOr::T(parameter)
+}
+
+fn add_headers(
+    response: &mut DocumentedResponse,
+    status: &str,
+    cached: bool,
+    validated: bool,
+    pages: bool,
+) {
     let mut add = |name: &str, description: &str, schema: Schema| {
         let header = HeaderBuilder::new()
             .schema(Some(schema))
@@ -132,29 +190,33 @@ fn add_headers(response: &mut DocumentedResponse, status: &str, cached: bool) {
         "Names the request in the gateway's log.",
         string(),
     );
-    add(
-        "Server-Timing",
-        "How long it took, in milliseconds.",
-        string(),
-    );
-    add("Cache-Control", "Always `private`.", string());
-    add("Vary", "What an answer depends on.", string());
+    let succeeded = status.starts_with(['2', '3']);
+    if succeeded {
+        add(
+            "Server-Timing",
+            "How long it took, in milliseconds.",
+            string(),
+        );
+        add("Cache-Control", "Always `private`.", string());
+        add("Vary", "What an answer depends on.", string());
+    }
+    if succeeded && validated {
+        add("ETag", "A strong validator of the bytes.", string());
+    }
+    if succeeded && cached {
+        add("Age", "Seconds since the ERP answered.", integer());
+        add(
+            "Cache-Status",
+            "How the cache handled the request (RFC 9211).",
+            string(),
+        );
+    }
+    if succeeded && pages {
+        add("Link", "The pages after and before (RFC 8288).", string());
+    }
     match status {
-        "200" if cached => {
-            add("ETag", "A strong validator of the bytes.", string());
-            add("Age", "Seconds since the ERP answered.", integer());
-            add(
-                "Cache-Status",
-                "How the cache handled the request (RFC 9211).",
-                string(),
-            );
-            add(
-                "Link",
-                "In a list: the pages after and before (RFC 8288).",
-                string(),
-            );
-        }
         "401" | "403" => add("WWW-Authenticate", "What is missing (RFC 6750).", string()),
+        "405" => add("Allow", "The methods that there are.", string()),
         "429" | "503" => add("Retry-After", "Seconds to wait, at least 1.", integer()),
         _ => {}
     }
@@ -281,14 +343,18 @@ impl Rendered {
 
 /// The routes, for everybody: no token.
 pub fn routes<S: Clone + Send + Sync + 'static>(document: &utoipa::openapi::OpenApi) -> Router<S> {
-    let page = SwaggerUi::new("/docs")
-        .config(utoipa_swagger_ui::Config::from("/openapi.json").try_it_out_enabled(true));
+    let page = SwaggerUi::new("/docs").config(
+        utoipa_swagger_ui::Config::from("/openapi.json")
+            .try_it_out_enabled(true)
+            // One document, and nobody else is asked whether it is valid.
+            .use_base_layout()
+            .validator_url("none"),
+    );
     let page: Router<Rendered> = page.into();
     Router::new()
         .merge(page.layer(middleware::from_fn(page_policy)))
         .route("/openapi.json", get(openapi_json))
         .route("/openapi.yaml", get(openapi_yaml))
-        .route("/problems/{code}", get(explain))
         .with_state(Rendered::new(document))
 }
 
@@ -304,7 +370,8 @@ async fn page_policy(request: Request, next: Next) -> Response {
     response
 }
 
-const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
+/// For what is the same for everybody.
+pub(super) const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
 async fn openapi_json(State(document): State<Rendered>) -> impl IntoResponse {
     let headers = [
@@ -321,48 +388,4 @@ async fn openapi_yaml(State(document): State<Rendered>) -> impl IntoResponse {
         (CACHE_CONTROL, PUBLIC),
     ];
     (headers, document.yaml().to_owned())
-}
-
-/// Explains a code, to people as a page and to programs as JSON.
-async fn explain(request: Request) -> Result<Response, Problem> {
-    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let code = Code::from_name(name).ok_or_else(|| {
-        let known: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
-        Problem::new(
-            Code::NotFound,
-            format!(
-                "There is no problem of that code. There are: {}.",
-                known.join(", ")
-            ),
-        )
-    })?;
-    let wants_page = request
-        .headers()
-        .get(http::header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/html"));
-    let (status, title, remedy) = (code.status().as_u16(), code.title(), code.remedy());
-    Ok(if wants_page {
-        let remedy = remedy
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
-        Html(format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title>\
-             <h1>{name}</h1><p><strong>{status}</strong> {title}</p><p>{remedy}</p>"
-        ))
-        .into_response()
-    } else {
-        let body = json!({
-            "code": code.as_str(),
-            "status": status,
-            "title": title,
-            "remedy": remedy,
-        });
-        let headers = [
-            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (CACHE_CONTROL, PUBLIC),
-        ];
-        (headers, body.to_string()).into_response()
-    })
 }

@@ -43,7 +43,9 @@ where
 /// Starts logging to stderr for the whole process. A second call changes nothing.
 pub fn init(filter: Option<String>) {
     let filter = filter.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
-    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let parsed = EnvFilter::try_new(&filter);
+    let is_good = parsed.is_ok();
+    let filter = parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     // An audit record isn't chatter that a filter may turn off.
     let filter = match format!("{}=info", audit::TARGET).parse() {
         Ok(always) => filter.add_directive(always),
@@ -55,6 +57,11 @@ pub fn init(filter: Option<String>) {
         .with(filter_fn(may_pass))
         .with(lines(!terminal, io::stderr))
         .try_init();
+    if !is_good {
+        tracing::warn!(
+            "RUST_LOG can't be read and is taken as {DEFAULT_FILTER}; write levels such as debug, or llavero::upstream=debug"
+        );
+    }
     std::panic::set_hook(Box::new(|panic| {
         // A panic's message may hold whatever was being worked on; its place can't.
         let place = panic

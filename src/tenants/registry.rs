@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::config::mistake::Mistakes;
+use crate::config::mistake::{Mistake, Mistakes};
 
 use super::{Tenant, TenantId, file};
 
@@ -32,7 +32,7 @@ pub struct TenantFileError {
 
 impl Registry {
     /// Reads every `*.yaml` of the directory. A wrong file is kept as an error
-    /// and takes nobody else down.
+    /// and takes nobody else down; so is a `*.yml`, which would be a second file for one tenant.
     ///
     /// # Errors
     /// The directory itself can't be read.
@@ -56,7 +56,13 @@ impl Registry {
         paths.sort();
         let mut contents = Contents::default();
         for path in paths {
-            match file::read(&path, env) {
+            let read = if path.extension().is_some_and(|ending| ending == "yml") {
+                let renamed = "a tenant's file ends in .yaml; rename it, or remove it";
+                Err(Mistakes::sorted(vec![Mistake::of_file(&path, renamed)]))
+            } else {
+                file::read(&path, env)
+            };
+            match read {
                 Ok(tenant) => {
                     contents
                         .tenants

@@ -86,6 +86,7 @@ fn check_names_every_mistake_with_file_line_and_key() {
         "tenants/carper.yaml",
         "clave: not a label\ncredentials:\n  default: {api_key: {env: NO_SUCH_VARIABLE}}\nuser: []\n",
     );
+    write(dir.path(), "tenants/carper.yml", "clave: carper\n");
     write(
         dir.path(),
         "tenants/UPPER.yaml",
@@ -106,6 +107,7 @@ fn check_names_every_mistake_with_file_line_and_key() {
         "NO_SUCH_VARIABLE",
         "carper.yaml:4: user: ",
         "UPPER.yaml",
+        "carper.yml: a tenant's file ends in .yaml",
     ] {
         assert!(
             text.contains(expected),

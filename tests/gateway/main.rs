@@ -18,6 +18,7 @@ mod odd_answers;
 mod operators;
 mod patch;
 mod reference;
+mod rooms;
 mod sweep;
 mod tenancy;
 mod upload;

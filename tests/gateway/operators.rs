@@ -54,16 +54,13 @@ async fn metrics_count_what_happened_under_bounded_labels() {
         r#"http_server_request_duration_seconds_count{http_route="/v1/ordenes/{id}",http_request_method="GET",http_response_status_code="200"} 2"#,
         r#"http_server_request_duration_seconds_count{http_route="/v1/ordenes/{id}",http_request_method="GET",http_response_status_code="404"} 1"#,
         r#"http_client_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200"} 1"#,
-        r#"llavero_cache_requests_total{result="Hit"} 1"#,
-        r#"llavero_cache_requests_total{result="Miss"} 1"#,
+        r#"llavero_cache_requests_total{result="hit"} 1"#,
+        r#"llavero_cache_requests_total{result="miss"} 1"#,
         "llavero_tenants 2",
         "llavero_tenant_config_errors 0",
         "llavero_upstream_wait_seconds_count 2",
     ] {
-        assert!(
-            metrics.to_lowercase().contains(&line.to_lowercase()),
-            "{line} is missing in\n{metrics}"
-        );
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     assert!(metrics.contains(r#"http_request_method="_OTHER""#));
     assert!(!metrics.contains("99999") && !metrics.contains("some/where"));
@@ -381,4 +378,87 @@ async fn a_browser_of_an_allowed_origin_may_read_errors_and_headers() {
             .header("access-control-allow-origin"),
         ""
     );
+}
+
+#[tokio::test]
+async fn a_refused_token_is_explained_in_the_log_and_never_stored() {
+    let world = World::start().await;
+    let expired = world.token(&json!({"exp": 1}));
+    let request = world
+        .bare(Method::GET, "/v1/ordenes")
+        .header("x-request-id", "an-expired-token")
+        .bearer_auth(expired);
+    let reply = world.send(request).await;
+    reply.problem(401, "invalid-token");
+    assert_eq!(reply.header("cache-control"), "private, no-store");
+    assert_eq!(reply.header("vary"), "Authorization, Llavero-Tenant");
+    let lines = leaks::lines_with("an-expired-token");
+    assert_eq!(request_line(&lines)["cause"], "the token has expired");
+}
+
+#[tokio::test]
+async fn a_failure_of_the_erp_is_a_warning() {
+    let world = World::start().await;
+    world.faults(
+        "carper",
+        Faults {
+            status: Some(StatusFault::new(500)),
+            ..Faults::default()
+        },
+    );
+    let lines = lines_of(
+        &world,
+        "line-of-a-502",
+        Method::GET,
+        "/v1/ordenes/11001",
+        None,
+    )
+    .await;
+    assert_eq!(request_line(&lines)["level"], "WARN");
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_has_a_line_too() {
+    let world = World::start().await;
+    world.faults(
+        "carper",
+        Faults {
+            hang: true,
+            ..Faults::default()
+        },
+    );
+    let leaving = world
+        .request(Method::GET, "/v1/ordenes/11001")
+        .header("x-request-id", "line-of-one-who-left")
+        .timeout(Duration::from_millis(100));
+    assert!(leaving.send().await.unwrap_err().is_timeout());
+    let lines = loop {
+        let lines = leaks::lines_with("line-of-one-who-left");
+        if lines.iter().any(|line| line["message"] == "request") {
+            break lines;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(request_line(&lines)["status"], 499);
+    assert_eq!(request_line(&lines)["route"], "/v1/ordenes/{id}");
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_the_drain_short() {
+    let world = World::configured("server:\n  drain_delay: 1h\n  shutdown_grace: 1h\n").await;
+    world.faults(
+        "carper",
+        Faults {
+            hang: true,
+            ..Faults::default()
+        },
+    );
+    let in_flight = tokio::spawn(world.request(Method::GET, "/v1/ordenes/11001").send());
+    while world.received().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    world.shutdown.cancel();
+    world.at_once.cancel();
+    assert!(in_flight.await.unwrap().is_err());
+    world.served.abort();
 }

@@ -184,3 +184,46 @@ async fn the_page_loads_nothing_from_elsewhere() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_documented_value_of_a_change_is_taken() {
+    let world = World::start().await;
+    let document: Value = serde_json::from_str(Rendered::new(&router::document()).json()).unwrap();
+    let fields = &document["components"]["schemas"]["CambioDeOrden"]["properties"];
+    for (name, schema) in fields.as_object().unwrap() {
+        let listed = schema["enum"].as_array().cloned().unwrap_or_default();
+        let examples = schema["examples"].as_array().cloned().unwrap_or_default();
+        let values: Vec<_> = listed.into_iter().chain(examples).collect();
+        assert!(
+            !values.is_empty() || schema["example"].is_string(),
+            "{name}"
+        );
+        for value in values.into_iter().chain(schema.get("example").cloned()) {
+            world
+                .patch("/v1/ordenes/11001", json!({ name: value }))
+                .await
+                .ok(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_code_is_explained_to_programs_and_to_people() {
+    let world = World::start().await;
+    let all = world
+        .send(world.bare(Method::GET, "/problems"))
+        .await
+        .ok(200);
+    assert!(all.as_array().unwrap().len() > 20);
+    for problem in all.as_array().unwrap() {
+        let path = format!("/problems/{}", problem["code"].as_str().unwrap());
+        let one = world.send(world.bare(Method::GET, &path)).await.ok(200);
+        assert_eq!(&one, problem);
+        let page = world
+            .bare(Method::GET, &path)
+            .header("accept", "text/html,*/*;q=0.8");
+        let page = world.send(page).await;
+        assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+        assert!(page.text().contains(problem["title"].as_str().unwrap()));
+    }
+}

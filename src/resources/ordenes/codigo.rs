@@ -1,6 +1,7 @@
 //! The ERP's integer codes and the names that stand for them here.
 
 use serde_json::Value;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 /// A set of codes: code `n` is the name at place `n - 1`.
 #[derive(Debug)]
@@ -49,6 +50,24 @@ pub(super) enum Reading {
 }
 
 impl Codes {
+    /// What a JSON body may hold, for the reference document: a name, or the code as a number.
+    pub(super) fn schema(&self, what: &str, or_null: bool, example: &str) -> Schema {
+        let mut types = vec![Type::String, Type::Integer];
+        let mut values: Vec<Value> = self.names.iter().map(|&name| name.into()).collect();
+        values.extend((1..=self.names.len()).map(Value::from));
+        if or_null {
+            types.push(Type::Null);
+            values.push(Value::Null);
+        }
+        ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter(types))
+            .enum_values(Some(values))
+            .description(Some(format!("{what} A name, or the ERP's code.")))
+            .examples([example])
+            .build()
+            .into()
+    }
+
     /// The code of a caller's word: a name, or the code in digits.
     pub(super) fn code(&self, word: &str) -> Option<u8> {
         let by_name = self.names.iter().position(|name| *name == word);

@@ -27,12 +27,13 @@ pub(super) static GET: Operation = Operation {
 /// Read one work order
 ///
 /// With its crew (`empleados`) and its files (`archivos`). Its `ETag` can go into `If-Match` of a change.
+/// Needs the scope `ordenes:read`.
 #[utoipa::path(
     get,
     path = "/v1/ordenes/{id}",
     operation_id = "ver_orden",
     tag = "ordenes",
-    params(("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11448)),
+    params(("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001)),
     responses((status = 200, description = "The order.", body = Orden), ReadProblems)
 )]
 pub(super) async fn get(

@@ -71,7 +71,7 @@ struct Imagen {
     #[schema(example = 555417, required = true)]
     id: Option<u64>,
     /// Where it can be fetched.
-    #[schema(value_type = Option<String>, required = true)]
+    #[schema(value_type = Option<String>, example = "https://archivos.example.net/555417.jpg", required = true)]
     url: Value,
     #[schema(value_type = Option<String>, example = "Antes del servicio - 20260127_150310.jpg", required = true)]
     titulo: Value,
@@ -82,13 +82,13 @@ struct Imagen {
 /// Attach a photo
 ///
 /// Sends a photo to the order's files. It is checked by its bytes: what isn't a whole image of an accepted format
-/// never reaches the ERP.
+/// never reaches the ERP. Needs the scope `imagenes:write`.
 #[utoipa::path(
     post,
     path = "/v1/ordenes/{id}/imagenes",
     operation_id = "adjuntar_imagen",
     tag = "ordenes",
-    params(("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11448)),
+    params(("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001)),
     request_body(content = Upload, content_type = "multipart/form-data", description = "The photo and what it shows."),
     responses(
         (status = 201, description = "The photo is with the order.", body = Imagen,

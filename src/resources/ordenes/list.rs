@@ -37,7 +37,12 @@ const MAX_LIMIT: u64 = 100;
 
 /// A page of work orders.
 #[derive(ToSchema)]
-#[schema(as = PaginaDeOrdenes)]
+#[schema(as = PaginaDeOrdenes, example = json!({
+    "count": 23,
+    "next": "/v1/ordenes?status=confirmada&limit=1&offset=1",
+    "previous": null,
+    "results": [Orden::listed_example()]
+}))]
 #[expect(dead_code, reason = "describes the form; values are never made")]
 struct OrdenPage {
     /// How many orders there are in all; null where the ERP doesn't say.
@@ -114,7 +119,7 @@ fn decimal(text: &str) -> Option<u64> {
 /// List work orders
 ///
 /// A page of the tenant's work orders, as its credential sees them. Follow `next` until it is null.
-/// Answers are kept for a few seconds; `Cache-Control: no-cache` asks the ERP.
+/// Answers are kept for a few seconds; `Cache-Control: no-cache` asks the ERP. Needs the scope `ordenes:read`.
 #[utoipa::path(
     get,
     path = "/v1/ordenes",
@@ -123,7 +128,7 @@ fn decimal(text: &str) -> Option<u64> {
     params(
         ("status" = Option<String>, Query, description = "Only orders in that state: a name (or the ERP's code 1 to 5).",
             pattern = "^(abierta|en_proceso|terminada|cancelada|confirmada|[1-5])$", example = "abierta"),
-        ("limit" = Option<u64>, Query, description = "Orders a page; 50 where it isn't given.", minimum = 1, maximum = 100),
+        ("limit" = Option<u64>, Query, description = "Orders a page; 50 where it isn't given.", minimum = 1, maximum = 100, example = 50),
         ("offset" = Option<u64>, Query, description = "Orders before the page.", minimum = 0),
         ("cursor" = Option<String>, Query, description = "From a `next` or `previous` link; stands alone."),
     ),

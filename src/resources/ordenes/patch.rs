@@ -14,7 +14,7 @@ use time::{
     format_description::{BorrowedFormatItem, well_known::Rfc3339},
     macros::format_description,
 };
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::schema::Schema};
 
 use crate::{
     cache::Representation,
@@ -50,11 +50,9 @@ pub struct DescripcionField(pub std::sync::Arc<str>);
 #[schema(as = CambioDeOrden, min_properties = 1)]
 #[expect(dead_code, reason = "describes the form; values are never made")]
 struct Change {
-    /// A name (or the ERP's code 1 to 5).
-    #[schema(required = false, value_type = StatusChange, nullable = false)]
+    #[schema(required = false, schema_with = status_schema)]
     status: Option<String>,
-    /// A name (or the ERP's code 1 to 3); null clears it.
-    #[schema(required = false, value_type = Option<PrioridadChange>)]
+    #[schema(required = false, schema_with = prioridad_schema)]
     prioridad: Option<String>,
     /// HTML.
     #[schema(
@@ -72,46 +70,12 @@ struct Change {
     bitacora_llegada_base: Option<String>,
 }
 
-/// A state that an order can be given.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes the form; values are never made")]
-enum StatusName {
-    Abierta,
-    EnProceso,
-    Terminada,
-    Cancelada,
-    Confirmada,
+fn status_schema() -> Schema {
+    STATUS.schema("What has become of the order.", false, "en_proceso")
 }
 
-/// A name, or the ERP's code.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes the form; values are never made")]
-enum StatusChange {
-    #[schema(rename = "name")]
-    Name(StatusName),
-    #[schema(rename = "code")]
-    Code(u8),
-}
-
-/// A priority that an order can be given.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes the form; values are never made")]
-enum PrioridadName {
-    Alta,
-    Media,
-    Baja,
-}
-
-/// A name, or the ERP's code.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes the form; values are never made")]
-enum PrioridadChange {
-    #[schema(rename = "name")]
-    Name(PrioridadName),
-    #[schema(rename = "code")]
-    Code(u8),
+fn prioridad_schema() -> Schema {
+    PRIORIDAD.schema("How urgent it is; null clears it.", true, "alta")
 }
 
 /// The longest description that is passed on, in characters.
@@ -126,14 +90,14 @@ const VENDOR_TIME: &[BorrowedFormatItem<'_>] = format_description!(
 ///
 /// Any of the fields, as a merge patch (RFC 7396). Every field is checked first: one that is unknown or wrong
 /// refuses the whole change, and nothing is sent to the ERP. With `If-Match`, the change is made only while the
-/// order still has that `ETag`.
+/// order still has that `ETag`. Needs the scope `ordenes:write`.
 #[utoipa::path(
     patch,
     path = "/v1/ordenes/{id}",
     operation_id = "modificar_orden",
     tag = "ordenes",
     params(
-        ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11448),
+        ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
         ("If-Match" = Option<String>, Header, description = "The `ETag` of the order that the change is based on."),
     ),
     request_body(content((Change = "application/json"), (Change = "application/merge-patch+json")), description = "The fields to change."),

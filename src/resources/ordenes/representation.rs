@@ -18,9 +18,9 @@ use super::codigo::{Codes, PRIORIDAD, Reading, STATUS, UNKNOWN};
 /// More members than any record has; more would make the search below slow.
 const MAX_MEMBERS: usize = 512;
 
-/// A work order, for the reference document. The answer itself is made member by
-/// member and may have more fields than these: whatever else the ERP sends passes unchanged.
+/// A work order. It may have more fields than these: whatever else the ERP sends passes unchanged.
 #[derive(ToSchema)]
+#[schema(example = json!(Orden::example()))]
 #[expect(dead_code, reason = "describes the form; values are never made")]
 pub(super) struct Orden {
     /// The internal number that addresses the order. Null only in a list, for a row
@@ -75,6 +75,38 @@ pub(super) struct Orden {
     archivos: Option<Vec<Archivo>>,
 }
 
+impl Orden {
+    /// The same in a list, which leaves the crew and the files out.
+    pub(super) fn listed_example() -> serde_json::Value {
+        let mut orden = Self::example();
+        if let Some(members) = orden.as_object_mut() {
+            members.retain(|name, _| !matches!(name.as_str(), "empleados" | "archivos"));
+        }
+        orden
+    }
+
+    /// One as the ERP's documentation has them.
+    pub(super) fn example() -> serde_json::Value {
+        serde_json::json!({
+            "id": 11001,
+            "status": "confirmada",
+            "prioridad": null,
+            "bitacora_inicio_cliente": "2026-01-01T09:44:27-06:00",
+            "bitacora_llegada_base": "2026-01-27T09:44:27-06:00",
+            "descripcion": "<p>FALTA DE AGUA</p>",
+            "status_display": "Confirmada",
+            "clave": "7136-1-1/1",
+            "periodicidad": "-----",
+            "prioridad_display": null,
+            "tipo_servicio": "TRABAJOS CORRECTIVOS",
+            "sucursal": {"id": 228, "municipio": "Carmen", "nombre": "CD DEL CARMEN", "cliente": "MICLIENTE", "direccion": "Calle 31"},
+            "cliente": {"id": 1547, "rfc": "XAXX010101000", "razon_social": "MICLIENTE", "nombre": "MICLIENTE", "telefono": "(999) 181-4338"},
+            "empleados": [{"id": 1650, "nombre": "NOMBRE", "apellido_paterno": "DEL", "apellido_materno": "EMPLEADO"}],
+            "archivos": [Archivo::example()]
+        })
+    }
+}
+
 /// The state of an order.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
@@ -101,6 +133,7 @@ pub(super) enum Prioridad {
 
 /// A file of an order.
 #[derive(ToSchema)]
+#[schema(example = json!(Archivo::example()))]
 #[expect(dead_code, reason = "describes the form; values are never made")]
 pub(super) struct Archivo {
     #[schema(example = 554877)]
@@ -111,6 +144,17 @@ pub(super) struct Archivo {
     titulo: Option<String>,
     #[schema(example = "2026-01-27T22:20:56.787815+00:00")]
     creado: Option<String>,
+}
+
+impl Archivo {
+    fn example() -> serde_json::Value {
+        serde_json::json!({
+            "id": 554877,
+            "url": "https://archivos.example.net/554877.jpg",
+            "titulo": "Antes del servicio - 20260127_150310.jpg",
+            "creado": "2026-01-27T22:20:56.787815+00:00"
+        })
+    }
 }
 
 /// The members of an object in their order, values as they came.

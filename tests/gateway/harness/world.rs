@@ -7,7 +7,7 @@ use llavero::{
     app::App,
     clock::Clock,
     config,
-    server::{self, Drain},
+    server::{self, Drain, Stop},
 };
 use llavero_simulator::{Faults, ReceivedRequest, Simulator, TenantSeed, UserSeed};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap, multipart, redirect};
@@ -46,6 +46,7 @@ pub struct World {
     pub client: Client,
     pub clock: Clock,
     pub shutdown: CancellationToken,
+    pub at_once: CancellationToken,
     pub served: JoinHandle<std::io::Result<()>>,
     erp_stop: CancellationToken,
     _files: tempfile::TempDir,
@@ -119,7 +120,12 @@ impl World {
             delay: loaded.config.server.drain_delay,
             grace: loaded.config.server.shutdown_grace,
         };
-        let served = tokio::spawn(server::run(app, public, admin, drain, shutdown.clone()));
+        let stop = Stop {
+            drain: shutdown.clone(),
+            ..Stop::default()
+        };
+        let at_once = stop.at_once.clone();
+        let served = tokio::spawn(server::run(app, public, admin, drain, stop));
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -134,6 +140,7 @@ impl World {
             client,
             clock,
             shutdown,
+            at_once,
             served,
             erp_stop,
             _files: files,
