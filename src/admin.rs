@@ -93,6 +93,7 @@ pub fn router(
 async fn readyz(
     State(health): State<Health>,
     State(registry): State<Registry>,
+    State(metrics): State<Arc<Metrics>>,
     request: Request,
 ) -> Response {
     if health.is_draining() {
@@ -115,6 +116,9 @@ async fn readyz(
             "tenant files with mistakes: {}",
             registry.errors().len()
         );
+        for (tenant, state) in metrics.exchange.broken_tenants() {
+            let _ = writeln!(body, "breaker of {tenant}: {}", state.as_str());
+        }
         for error in registry.errors() {
             for mistake in &error.mistakes.0 {
                 let _ = writeln!(body, "- {mistake}");
@@ -125,7 +129,7 @@ async fn readyz(
 }
 
 async fn render_metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response, Problem> {
-    let bytes = i64::try_from(metrics.exchange.cached_bytes().await).unwrap_or(i64::MAX);
+    let bytes = i64::try_from(metrics.exchange.cached_bytes()).unwrap_or(i64::MAX);
     metrics.cache_bytes.set(bytes);
     let mut text = String::new();
     encode(&mut text, &metrics.registry)

@@ -11,14 +11,14 @@ use crate::{
     cache::Cache,
     clock::Clock,
     config::{Config, images::ImageFormat},
-    exchange::{Exchange, TimeToLive},
+    exchange::{Exchange, Lifetimes, Windows},
     identity::{Identity, IssuerError},
     images::{Format, Rules},
     layers::access_log::AccessLog,
     resources::ordenes::DescripcionField,
     router,
     tenants::Registry,
-    upstream::{ClientError, Upstream},
+    upstream::{ClientError, Jitter, Upstream},
 };
 
 /// What handlers take their parts from, one by one.
@@ -98,16 +98,26 @@ impl App {
     ) -> Result<Self, BuildError> {
         let mut metrics = MetricRegistry::default();
         let tasks = TaskTracker::new();
-        let upstream = Upstream::new(&config.upstream, clock.clone(), &mut metrics)?;
-        let ttl = TimeToLive {
-            list: config.cache.ttl.list,
-            detail: config.cache.ttl.detail,
+        let upstream = Upstream::new(
+            &config.upstream,
+            clock.clone(),
+            Jitter::random(),
+            &mut metrics,
+        )?;
+        let windows = |ttl| Windows {
+            ttl,
+            stale_while_revalidate: config.cache.stale_while_revalidate,
+            stale_if_error: config.cache.stale_if_error,
+        };
+        let lifetimes = Lifetimes {
+            list: windows(config.cache.ttl.list),
+            detail: windows(config.cache.ttl.detail),
         };
         let cache = Cache::bounded(config.cache.max_bytes);
         let exchange = Exchange::new(
             cache,
             upstream,
-            ttl,
+            lifetimes,
             clock.clone(),
             tasks.clone(),
             &mut metrics,

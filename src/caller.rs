@@ -176,7 +176,7 @@ impl Permit {
 
     /// As whom at the ERP.
     #[must_use]
-    pub fn credential(&self) -> &Credential {
+    pub fn credential(&self) -> &Arc<Credential> {
         &self.0.credential
     }
 

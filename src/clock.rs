@@ -3,11 +3,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-/// A cheap handle on the current time.
+use tokio::{sync::watch, time};
+
+/// A cheap handle on the current time. The system's is tokio's, so it stands still in
+/// a test whose runtime is paused.
 #[derive(Clone, Default)]
 pub struct Clock(Source);
 
@@ -15,7 +18,7 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    Manual(Arc<Mutex<Moment>>),
+    Manual(Arc<watch::Sender<Moment>>),
 }
 
 #[derive(Clone, Copy)]
@@ -35,36 +38,29 @@ impl Clock {
     #[must_use]
     pub fn manual() -> Self {
         let now = Self::system();
-        Self(Source::Manual(Arc::new(Mutex::new(Moment {
+        let (moments, _) = watch::channel(Moment {
             instant: now.instant(),
             wall: now.wall(),
-        }))))
+        });
+        Self(Source::Manual(Arc::new(moments)))
     }
 
     /// Moves a manual clock forward; the system's clock is not ours to move.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(moment) = &self.0 {
-            let mut moment = moment.lock().unwrap_or_else(PoisonError::into_inner);
-            moment.instant += by;
-            moment.wall += by;
+        if let Source::Manual(moments) = &self.0 {
+            moments.send_modify(|moment| {
+                moment.instant += by;
+                moment.wall += by;
+            });
         }
     }
 
     /// Monotonic time, for ages and durations.
     #[must_use]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that asks the machine"
-    )]
     pub fn instant(&self) -> Instant {
         match &self.0 {
-            Source::System => Instant::now(),
-            Source::Manual(moment) => {
-                moment
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .instant
-            }
+            Source::System => time::Instant::now().into_std(),
+            Source::Manual(moments) => moments.borrow().instant,
         }
     }
 
@@ -77,7 +73,28 @@ impl Clock {
     pub fn wall(&self) -> SystemTime {
         match &self.0 {
             Source::System => SystemTime::now(),
-            Source::Manual(moment) => moment.lock().unwrap_or_else(PoisonError::into_inner).wall,
+            Source::Manual(moments) => moments.borrow().wall,
+        }
+    }
+
+    /// Waits for that moment. Dropped, it waits no more.
+    pub async fn sleep_until(&self, moment: Instant) {
+        match &self.0 {
+            Source::System => time::sleep_until(moment.into()).await,
+            Source::Manual(moments) => {
+                let mut moments = moments.subscribe();
+                // The sender is held by this clock, so waiting can't fail.
+                let _ = moments.wait_for(|now| now.instant >= moment).await;
+            }
+        }
+    }
+
+    /// The future's output, or none where the moment comes first.
+    pub async fn before<F: Future>(&self, moment: Instant, future: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = self.sleep_until(moment) => None,
         }
     }
 

@@ -1,7 +1,20 @@
 //! The bounded store of answers, as served. A key can't be made without a tenant
-//! and a credential. What is fresh isn't decided here.
+//! and a credential. What is fresh isn't decided here; what has to go when it is full is.
+//!
+//! moka is the map that readers share without a lock. Its own eviction knows no
+//! tenants, so a ledger beside it keeps the bound: when the store is full, the
+//! tenant that holds most gives way, its oldest unused answer first.
 
-use std::{fmt::Write as _, sync::Arc, time::Instant};
+mod ledger;
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use aws_lc_rs::digest;
 use base64_simd::URL_SAFE_NO_PAD;
@@ -9,6 +22,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::tenants::CredentialId;
+
+use ledger::{Ledger, Stamp};
 
 /// Names one answer: who sees it (tenant and credential) and what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,7 +43,7 @@ impl Key {
     }
 
     fn bytes(&self) -> usize {
-        self.request.len() + self.credential.name().len() + self.credential.tenant().as_str().len()
+        self.request.len()
     }
 }
 
@@ -43,8 +58,9 @@ pub struct Representation {
 impl Representation {
     /// Keeps a body and computes its strong validator (RFC 9110 §8.8.1): a digest of the bytes.
     #[must_use]
-    pub fn new(body: impl Into<Bytes>) -> Self {
-        let body = body.into();
+    pub fn new(body: Vec<u8>) -> Self {
+        // What a buffer has beyond its bytes would be held for as long as they are.
+        let body = Bytes::from(body.into_boxed_slice());
         let digest = digest::digest(&digest::SHA256, &body);
         let mut etag = String::with_capacity(24);
         let _ = write!(
@@ -84,6 +100,21 @@ impl Representation {
     pub fn etag(&self) -> &HeaderValue {
         &self.etag
     }
+
+    fn bytes(&self) -> usize {
+        let link = self.link.as_ref().map_or(0, HeaderValue::len);
+        self.body.len() + self.etag.len() + link
+    }
+}
+
+/// How many changes its subject had seen when an answer was asked for: those that were
+/// made, and those that nobody knows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Generation {
+    /// Changes that the ERP made.
+    pub made: u64,
+    /// Changes that it may have made.
+    pub doubtful: u64,
 }
 
 /// An answer with what is needed to judge it.
@@ -91,56 +122,229 @@ impl Representation {
 pub struct Entry {
     /// What is served.
     pub representation: Arc<Representation>,
+    /// When its fetch began: of two answers the one that was asked for later is newer.
+    pub asked_at: Instant,
     /// When its fetch was answered.
     pub stored_at: Instant,
     /// The subject's generation when its fetch began.
-    pub generation: u64,
+    pub generation: Generation,
+}
+
+struct Kept {
+    entry: Entry,
+    stamp: Stamp,
+    bytes: u64,
+    /// Whether it was served since it was last considered for eviction.
+    used: AtomicBool,
 }
 
 /// The store, bounded by bytes. Cheap to clone.
 #[derive(Clone)]
-pub struct Cache(moka::future::Cache<Key, Entry>);
+pub struct Cache(Arc<Parts>);
 
-/// What an entry costs beside its own bytes: the map's node, the `Arc`s, the policy's queues.
-const ENTRY_OVERHEAD: usize = 256;
+struct Parts {
+    store: moka::sync::Cache<Key, Arc<Kept>>,
+    ledger: Mutex<Ledger>,
+    max_bytes: u64,
+}
+
+/// What an entry costs beside its own bytes: its places in the map and in the ledger, the `Arc`s.
+const ENTRY_OVERHEAD: usize = 512;
 
 impl Cache {
     /// A store of at most that many bytes: keys, validators and bodies together.
     #[must_use]
     pub fn bounded(max_bytes: u64) -> Self {
-        let weight = |key: &Key, entry: &Entry| {
-            let bytes = ENTRY_OVERHEAD
-                + key.bytes()
-                + entry.representation.etag.len()
-                + entry
-                    .representation
-                    .link
-                    .as_ref()
-                    .map_or(0, HeaderValue::len)
-                + entry.representation.body.len();
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
-        Self(
-            moka::future::Cache::builder()
-                .max_capacity(max_bytes)
-                .weigher(weight)
-                .build(),
-        )
+        Self(Arc::new(Parts {
+            store: moka::sync::Cache::builder().build(),
+            ledger: Mutex::default(),
+            max_bytes,
+        }))
     }
 
     /// The entry of that key.
-    pub async fn get(&self, key: &Key) -> Option<Entry> {
-        self.0.get(key).await
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Entry> {
+        let kept = self.0.store.get(key)?;
+        if !kept.used.load(Ordering::Relaxed) {
+            kept.used.store(true, Ordering::Relaxed);
+        }
+        Some(kept.entry.clone())
     }
 
-    /// Keeps an entry, in the place of an older one.
-    pub async fn insert(&self, key: Key, entry: Entry) {
-        self.0.insert(key, entry).await;
+    /// Keeps an entry, unless the one that is there was asked for later. Says whether it is kept.
+    pub fn insert(&self, key: Key, entry: Entry) -> bool {
+        let size = ENTRY_OVERHEAD + key.bytes() + entry.representation.bytes();
+        let bytes = u64::try_from(size).unwrap_or(u64::MAX);
+        if bytes > self.0.max_bytes {
+            return false;
+        }
+        let mut ledger = self.0.ledger();
+        let (stamp, used) = match self.0.store.get(&key) {
+            Some(old) if old.entry.asked_at > entry.asked_at => return false,
+            // It keeps its place in the order of eviction.
+            Some(old) => {
+                ledger.resize(key.credential.tenant(), old.bytes, bytes);
+                (old.stamp, old.used.load(Ordering::Relaxed))
+            }
+            None => (ledger.add(&key, bytes), false),
+        };
+        let kept = Kept {
+            entry,
+            stamp,
+            bytes,
+            used: AtomicBool::new(used),
+        };
+        self.0.store.insert(key, Arc::new(kept));
+        self.0.make_room(&mut ledger);
+        true
     }
 
-    /// How many bytes are held, after what is over the bound has gone.
-    pub async fn bytes(&self) -> u64 {
-        self.0.run_pending_tasks().await;
-        self.0.weighted_size()
+    /// Drops what was asked for at that moment or before.
+    pub fn remove(&self, key: &Key, asked_at: Instant) {
+        let mut ledger = self.0.ledger();
+        if let Some(kept) = self.0.store.get(key)
+            && kept.entry.asked_at <= asked_at
+        {
+            self.0.store.invalidate(key);
+            ledger.take(key.credential.tenant(), kept.bytes, |key, stamp| {
+                self.0.store.get(key).is_some_and(|it| it.stamp == stamp)
+            });
+        }
+    }
+
+    /// How many bytes are held.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.ledger().bytes()
+    }
+}
+
+impl Parts {
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make_room(&self, ledger: &mut Ledger) {
+        while ledger.bytes() > self.max_bytes {
+            let evicted = ledger.evict(|key, stamp| {
+                let kept = self.store.get(key).filter(|kept| kept.stamp == stamp)?;
+                if kept.used.swap(false, Ordering::Relaxed) {
+                    return Some(ledger::Look::Used);
+                }
+                self.store.invalidate(key);
+                Some(ledger::Look::Evicted(kept.bytes))
+            });
+            if !evicted {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any instant will do")]
+mod tests {
+    use std::time::Duration;
+
+    use crate::tenants::Credential;
+
+    use super::*;
+
+    fn key(tenant: &str, request: usize) -> Key {
+        let tenant = tenant.parse().expect("an id");
+        let credential = Credential::api_key(tenant, "default", "k".to_owned().into());
+        Key::new(credential.id(), format!("ordenes/{request}"))
+    }
+
+    fn entry(bytes: usize, asked_at: Instant) -> Entry {
+        Entry {
+            representation: Arc::new(Representation::new(vec![b'x'; bytes])),
+            asked_at,
+            stored_at: asked_at,
+            generation: Generation::default(),
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_reads_everything_pushes_only_itself_out() {
+        let (cache, now) = (Cache::bounded(1 << 20), Instant::now());
+        for at in 0..50 {
+            cache.insert(key("small", at), entry(2_000, now));
+        }
+        for at in 0..100_000 {
+            cache.insert(key("large", at), entry(2_000, now));
+            assert!(cache.bytes() <= 1 << 20);
+        }
+        let held = (0..50).filter(|at| cache.get(&key("small", *at)).is_some());
+        assert_eq!(held.count(), 50);
+        assert!(cache.bytes() > (1 << 20) * 9 / 10, "and the rest is used");
+    }
+
+    #[test]
+    fn one_tenant_alone_may_have_it_all_and_shares_when_another_comes() {
+        let (cache, now) = (Cache::bounded(1 << 20), Instant::now());
+        for at in 0..10_000 {
+            cache.insert(key("first", at), entry(2_000, now));
+        }
+        for at in 0..10_000 {
+            cache.insert(key("second", at), entry(2_000, now));
+        }
+        let held = |tenant| {
+            let mine = (0..10_000).filter(|at| cache.get(&key(tenant, *at)).is_some());
+            mine.count()
+        };
+        let (first, second) = (held("first"), held("second"));
+        assert!(first.abs_diff(second) <= 2, "{first} and {second}");
+    }
+
+    #[test]
+    fn what_is_used_outlives_what_is_not() {
+        let (cache, now) = (Cache::bounded(1 << 20), Instant::now());
+        for at in 0..20_000 {
+            cache.insert(key("only", at), entry(2_000, now));
+            assert!(cache.get(&key("only", 0)).is_some(), "after {at}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_asked_for_earlier_does_not_replace_a_newer_one() {
+        let (cache, now) = (Cache::bounded(1 << 20), Instant::now());
+        let later = now + Duration::from_secs(1);
+        assert!(cache.insert(key("a", 1), entry(10, later)));
+        assert!(!cache.insert(key("a", 1), entry(20, now)));
+        let held = cache.get(&key("a", 1)).expect("is held");
+        assert_eq!(held.representation.body().len(), 10);
+        cache.remove(&key("a", 1), now);
+        assert!(cache.get(&key("a", 1)).is_some());
+        cache.remove(&key("a", 1), later);
+        assert!(cache.get(&key("a", 1)).is_none());
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn refreshing_and_removing_leaves_the_books_straight() {
+        let (cache, now) = (Cache::bounded(1 << 20), Instant::now());
+        for round in 0..5_000 {
+            cache.insert(key("a", round % 7), entry(round % 1_000, now));
+            if round % 3 == 0 {
+                cache.remove(&key("a", round % 7), now);
+            }
+        }
+        let left: u64 = (0..7)
+            .filter_map(|at| Some((key("a", at), cache.get(&key("a", at))?)))
+            .map(|(key, entry)| {
+                (ENTRY_OVERHEAD + key.bytes() + entry.representation.bytes()) as u64
+            })
+            .sum();
+        assert_eq!(cache.bytes(), left);
+        assert!(cache.0.ledger().places() < 100, "nothing piles up");
+    }
+
+    #[test]
+    fn an_answer_larger_than_the_store_is_not_kept() {
+        let cache = Cache::bounded(1_000);
+        assert!(!cache.insert(key("a", 1), entry(1_000, Instant::now())));
+        assert_eq!(cache.bytes(), 0);
     }
 }

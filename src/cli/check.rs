@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     clock::Clock,
     config::{Config, mistake::Mistake},
     identity::Identity,
     tenants::Registry,
-    upstream::{Target, Upstream},
+    upstream::{Jitter, Lane, Request, Target, Upstream},
 };
 
 use super::{Failed, counted, env, issuer_mistakes, runtime};
@@ -84,17 +86,28 @@ fn report(mistakes: Vec<Mistake>) -> Result<(), Failed> {
 /// Tries every credential; the answers are as good as their status.
 fn live(config: &Config, registry: &Registry) -> Result<(), Failed> {
     let mut metrics = prometheus_client::registry::Registry::default();
-    let upstream =
-        Upstream::new(&config.upstream, Clock::system(), &mut metrics).map_err(Failed::new)?;
+    let upstream = Upstream::new(
+        &config.upstream,
+        Clock::system(),
+        Jitter::random(),
+        &mut metrics,
+    )
+    .map_err(Failed::new)?;
     let failed = runtime()?.block_on(async {
         let mut failed = 0_usize;
-        let target = Target::collection("ordenes_servicio").query("limit", 1);
         let mut tenants: Vec<_> = registry.iter().collect();
         tenants.sort_by(|a, b| a.id().cmp(b.id()));
         for tenant in tenants {
             for credential in tenant.credentials() {
                 let name = format!("{}: {}", tenant.id(), credential.id().name());
-                match upstream.get(tenant.clave(), credential, &target).await {
+                let request = Request {
+                    clave: tenant.clave(),
+                    credential,
+                    target: &Target::cheapest(),
+                    lane: &Lane::Trial,
+                    abandoned: &CancellationToken::new(),
+                };
+                match upstream.get(request).await {
                     Ok(_) => println!("{name}: accepted"),
                     Err(failure) => {
                         failed += 1;

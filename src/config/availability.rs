@@ -9,10 +9,8 @@ use super::{
 };
 
 /// Accepted without effect.
-const WITHOUT_EFFECT: [&str; 6] = [
+const WITHOUT_EFFECT: [&str; 4] = [
     "server.trusted_proxies",
-    "cache.stale_while_revalidate",
-    "cache.stale_if_error",
     "images.dedupe_window",
     "images.in_flight_bytes",
     "limits",

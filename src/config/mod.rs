@@ -479,7 +479,7 @@ proxy:
     #[test]
     fn what_has_no_effect_yet_is_noticed_where_it_is_written() {
         let text =
-            format!("{ISSUER}cache:\n  stale_if_error: 1m\nlimits:\n  user: {{requests: 5}}\n");
+            format!("{ISSUER}images:\n  in_flight_bytes: 1GiB\nlimits:\n  user: {{requests: 5}}\n");
         let loaded =
             load_with(&text, &[("LLAVERO__IMAGES__DEDUPE_WINDOW", "1m")]).expect("is good");
         let told: Vec<_> = loaded
@@ -490,12 +490,12 @@ proxy:
         assert_eq!(
             told,
             [
-                (Some(8), None, "cache.stale_if_error"),
                 (
                     None,
                     Some("LLAVERO__IMAGES__DEDUPE_WINDOW"),
                     "images.dedupe_window"
                 ),
+                (Some(8), None, "images.in_flight_bytes"),
                 (Some(9), None, "limits"),
             ]
         );

@@ -1,11 +1,14 @@
 //! One fetch for any number of equal requests at once. The fetch is a task of its
-//! own, so a caller who leaves takes nobody's answer along, and a failure
-//! reaches those who waited, not those who come later.
+//! own, so a caller who leaves takes nobody's answer along; a fetch that everybody
+//! left is told so. A failure reaches those who waited, not those who come later.
 
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::{
@@ -13,12 +16,22 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The fetches under way.
-pub(super) struct Flights<K, T>(Arc<Mutex<HashMap<K, Waiting<T>>>>);
+/// The fetches under way. Nobody waits for them at the end of the process: what they
+/// fetch is for callers, and by then there are none.
+pub(super) struct Flights<K, T> {
+    under_way: Arc<Mutex<HashMap<K, Flight<T>>>>,
+    begun: AtomicU64,
+    tasks: TaskTracker,
+}
 
-type Waiting<T> = Shared<BoxFuture<'static, Option<T>>>;
+struct Flight<T> {
+    number: u64,
+    outcome: Shared<BoxFuture<'static, Option<T>>>,
+    waiting: usize,
+    abandoned: CancellationToken,
+}
 
 /// How an answer was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +44,11 @@ pub(super) enum Role {
 
 impl<K, T> Default for Flights<K, T> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self {
+            under_way: Arc::default(),
+            begun: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
+        }
     }
 }
 
@@ -41,54 +58,119 @@ where
     T: Clone + Send + Sync + 'static,
 {
     /// The outcome of `fetch`, or of an equal fetch that is under way; none where
-    /// the fetch was torn down without one.
+    /// the fetch was torn down without one. The token that `fetch` gets is cancelled when
+    /// nobody waits for it any more.
     pub(super) async fn join<F>(
         &self,
         key: K,
-        tasks: &TaskTracker,
-        fetch: impl FnOnce() -> F,
+        fetch: impl FnOnce(CancellationToken) -> F,
     ) -> (Option<T>, Role)
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let (waiting, role) = {
-            let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match flights.get(&key) {
-                Some(waiting) => (waiting.clone(), Role::Follower),
-                None => {
-                    let (sender, receiver) = oneshot::channel();
-                    let waiting = receiver.map(Result::ok).boxed().shared();
-                    flights.insert(key.clone(), waiting.clone());
-                    let landing = Landing {
-                        flights: self.0.clone(),
-                        key,
-                    };
-                    let fetch = fetch();
-                    tasks.spawn(async move {
-                        let outcome = fetch.await;
-                        drop(landing);
-                        // Nobody may be waiting any more.
-                        let _ = sender.send(outcome);
-                    });
-                    (waiting, Role::Leader)
-                }
-            }
+        let (outcome, role, _interest) = {
+            let mut flights = self.lock();
+            let role = match flights.contains_key(&key) {
+                true => Role::Follower,
+                false => Role::Leader,
+            };
+            let flight = self.begin(&mut flights, &key, fetch);
+            flight.waiting += 1;
+            let interest = Interest {
+                flights: self.under_way.clone(),
+                key,
+                number: flight.number,
+            };
+            (flight.outcome.clone(), role, interest)
         };
-        (waiting.await, role)
+        (outcome.await, role)
+    }
+
+    /// Begins `fetch`, unless an equal one is under way, and waits for nothing. It is never abandoned.
+    pub(super) fn start<F>(&self, key: K, fetch: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.begin(&mut self.lock(), &key, fetch).waiting += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin<'a, F>(
+        &self,
+        flights: &'a mut HashMap<K, Flight<T>>,
+        key: &K,
+        fetch: impl FnOnce(CancellationToken) -> F,
+    ) -> &'a mut Flight<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        flights.entry(key.clone()).or_insert_with(|| {
+            let (sender, receiver) = oneshot::channel();
+            let number = self.begun.fetch_add(1, Ordering::Relaxed);
+            let abandoned = CancellationToken::new();
+            let landing = Landing {
+                flights: self.under_way.clone(),
+                key: key.clone(),
+                number,
+            };
+            let fetch = fetch(abandoned.clone());
+            self.tasks.spawn(async move {
+                let outcome = fetch.await;
+                drop(landing);
+                // Nobody may be waiting any more.
+                let _ = sender.send(outcome);
+            });
+            Flight {
+                number,
+                outcome: receiver.map(Result::ok).boxed().shared(),
+                waiting: 0,
+                abandoned,
+            }
+        })
     }
 }
 
-/// Takes a flight off the list when it ends, panics included.
+/// Takes a flight off the list when it ends, panics included. One that everybody left is off
+/// the list already, and another may have begun in its place: the number tells them apart.
 struct Landing<K: Hash + Eq, T> {
-    flights: Arc<Mutex<HashMap<K, Waiting<T>>>>,
+    flights: Arc<Mutex<HashMap<K, Flight<T>>>>,
     key: K,
+    number: u64,
 }
 
 impl<K: Hash + Eq, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
-        self.flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if flights.get(&self.key).map(|flight| flight.number) == Some(self.number) {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+/// One request that waits. When the last one leaves, the flight is abandoned.
+struct Interest<K: Hash + Eq, T> {
+    flights: Arc<Mutex<HashMap<K, Flight<T>>>>,
+    key: K,
+    number: u64,
+}
+
+impl<K: Hash + Eq, T> Drop for Interest<K, T> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(flight) = flights.get_mut(&self.key) else {
+            return;
+        };
+        if flight.number == self.number {
+            flight.waiting -= 1;
+            if flight.waiting == 0 {
+                flight.abandoned.cancel();
+                flights.remove(&self.key);
+            }
+        }
     }
 }

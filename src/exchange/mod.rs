@@ -1,48 +1,54 @@
 //! One read or write of the ERP under a [`Permit`]: the whole rule in a page.
 //!
 //! A read is answered from the cache while it is fresh and of its subject's
-//! present generation. Otherwise it joins the one fetch for equal requests, whose
-//! answer is translated, validated and kept as it is served. A write runs to its
-//! end once it has begun, moves the order's and the lists' generations on for
-//! every credential of the tenant, and leaves one audit record.
+//! present generation; a little longer while a new answer is fetched behind it. Otherwise
+//! it joins the one fetch for equal requests, whose answer is translated, validated and
+//! kept as it is served; where the ERP fails, an older answer may stand in. A write runs to
+//! its end once it has begun, moves the order's and the lists' generations on for every
+//! credential of the tenant, and leaves one audit record. `docs/caching.md` has it in pictures.
 
+mod answer;
 mod collapse;
 mod freshness;
 mod generation;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use bytes::Bytes;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry as MetricRegistry,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
-    cache::{self, Cache, Entry, Representation},
+    cache::{self, Cache, Entry, Generation, Representation},
     caller::Permit,
     clock::Clock,
     operation::{Effect, FreshnessClass},
     telemetry::audit::{self, Outcome},
-    upstream::{Failure, Payload, Target, Upstream},
+    tenants::TenantId,
+    upstream::{BreakerState, Failure, Lane, Payload, Request, Target, Upstream},
 };
 
-pub use freshness::Fresh;
+pub use answer::{ExchangeError, Fetched, Served, Unfit, Verdict, Why};
+pub use freshness::{Age, Standing, Windows};
 pub use generation::Subject;
 
 use collapse::{Flights, Role};
-use generation::Generations;
+use generation::{Change, Generations};
 
-/// How long answers of each class stay fresh, from `cache.ttl`.
+/// How long answers of each class may be served, from `cache.*`.
 #[derive(Debug, Clone, Copy)]
-pub struct TimeToLive {
-    /// For [`FreshnessClass::List`].
-    pub list: Duration,
-    /// For [`FreshnessClass::Detail`].
-    pub detail: Duration,
+pub struct Lifetimes {
+    /// Of [`FreshnessClass::List`].
+    pub list: Windows,
+    /// Of [`FreshnessClass::Detail`].
+    pub detail: Windows,
 }
 
 /// The way to the ERP and back. Cheap to clone.
@@ -52,11 +58,11 @@ pub struct Exchange(Arc<Parts>);
 struct Parts {
     cache: Cache,
     upstream: Upstream,
-    ttl: TimeToLive,
+    lifetimes: Lifetimes,
     clock: Clock,
     tasks: TaskTracker,
     generations: Generations,
-    flights: Flights<Flight, Result<Entry, ExchangeError>>,
+    flights: Flights<Flight, Result<Landed, ExchangeError>>,
     results: Family<ResultLabel, Counter>,
 }
 
@@ -67,8 +73,30 @@ pub struct Read {
     pub target: Target,
     /// What it is about.
     pub subject: Subject,
-    /// Whether the caller wants an answer newer than any kept (`Cache-Control: no-cache`).
-    pub revalidate: bool,
+    /// What the caller takes from the cache.
+    pub wanted: Wanted,
+}
+
+/// What a caller takes from the cache (RFC 9111 §5.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Nothing older: `max-age`, or nothing at all for `no-cache`.
+    pub max_age: Option<Duration>,
+    /// Nothing else: `only-if-cached`.
+    pub only_if_cached: bool,
+}
+
+impl Wanted {
+    /// Only what the ERP says now.
+    pub const FROM_UPSTREAM: Self = Self {
+        max_age: Some(Duration::ZERO),
+        only_if_cached: false,
+    };
+
+    fn allows(self, age: Duration) -> bool {
+        self.max_age
+            .is_none_or(|most| age <= most && !most.is_zero())
+    }
 }
 
 /// What to change.
@@ -84,83 +112,33 @@ pub struct Write {
     pub image: Option<audit::Image>,
 }
 
-/// A read's answer.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// The bytes and their validator.
-    pub representation: Arc<Representation>,
-    /// How they were come by.
-    pub verdict: Verdict,
-    /// How old they are and how long they stay fresh.
-    pub fresh: Fresh,
-}
-
-/// How the cache handled a read (RFC 9211).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// Served from the cache.
-    Hit,
-    /// Nothing fresh was kept.
-    Miss,
-    /// Another request's fetch answered this one too.
-    Collapsed,
-    /// The caller asked to go to the ERP.
-    Requested,
-    /// What was kept had grown stale.
-    Stale,
-}
-
-impl Verdict {
-    /// Its word in metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Collapsed => "collapsed",
-            Self::Requested => "requested",
-            Self::Stale => "stale",
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }
 
 /// Equal requests that may share a fetch. One that began in an earlier generation,
-/// or that wasn't asked to revalidate, isn't equal.
+/// or that wasn't asked to go to the ERP, isn't equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flight {
     key: cache::Key,
-    generation: u64,
-    revalidate: bool,
+    generation: Generation,
+    from_upstream: bool,
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ExchangeError {
-    /// The ERP or the way to it failed.
-    #[error(transparent)]
-    Upstream(#[from] Failure),
-    /// It answered something that can't be used.
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-    /// The task that fetched it ended without an outcome.
-    #[error("the task was torn down before it had an outcome")]
-    Interrupted,
+/// A fetch's answer.
+#[derive(Clone)]
+struct Landed {
+    entry: Entry,
+    how: How,
 }
 
-/// Why an answer of the ERP can't be passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// Not the JSON that the vendor's page promises.
-    #[error("the answer isn't of the documented form")]
-    Unreadable,
-    /// Another record than the one asked for.
-    #[error("the answer is another record")]
-    Mismatch,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Stored,
+    NotStored,
+    /// An earlier fetch had stored it by then.
+    WasThere,
 }
 
 impl Exchange {
@@ -169,7 +147,7 @@ impl Exchange {
     pub fn new(
         cache: Cache,
         upstream: Upstream,
-        ttl: TimeToLive,
+        lifetimes: Lifetimes,
         clock: Clock,
         tasks: TaskTracker,
         metrics: &mut MetricRegistry,
@@ -180,13 +158,14 @@ impl Exchange {
             "Reads by how the cache handled them",
             results.clone(),
         );
+        let generations = Generations::new(clock.instant());
         Self(Arc::new(Parts {
             cache,
             upstream,
-            ttl,
+            lifetimes,
             clock,
             tasks,
-            generations: Generations::default(),
+            generations,
             flights: Flights::default(),
             results,
         }))
@@ -206,48 +185,77 @@ impl Exchange {
         T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
         let parts = &self.0;
-        let ttl = parts.ttl_of(permit);
+        let windows = parts.windows_of(permit);
+        let wanted = read.wanted;
         let key = cache::Key::new(permit.credential_id(), read.target.canonical());
-        let generation = parts
-            .generations
-            .current(permit.tenant().id(), read.subject);
+        let generation = parts.generation_of(permit, read.subject);
 
-        let mut verdict = Verdict::Requested;
-        if !read.revalidate {
-            verdict = Verdict::Miss;
-            if let Some(entry) = parts.cache.get(&key).await {
-                match parts.fresh(&entry, generation, ttl) {
-                    Some(fresh) => return Ok(parts.served(entry, Verdict::Hit, fresh)),
-                    None => verdict = Verdict::Stale,
+        let kept = parts.cache.get(&key);
+        let usable = kept.as_ref().and_then(|entry| {
+            let age = parts.age(entry);
+            let current = entry.generation == generation && wanted.allows(age);
+            current.then(|| windows.standing(age))
+        });
+        match (&kept, usable) {
+            (Some(entry), Some(Standing::Fresh)) => {
+                return Ok(parts.served(entry, windows, Verdict::Hit));
+            }
+            (Some(entry), Some(Standing::Stale)) => {
+                if !wanted.only_if_cached {
+                    let flight = Flight {
+                        key,
+                        generation,
+                        from_upstream: false,
+                    };
+                    let fetch = parts.fetch(
+                        permit,
+                        read,
+                        windows,
+                        flight.clone(),
+                        Lane::Refresh,
+                        translate,
+                    );
+                    parts.flights.start(flight, fetch);
                 }
+                return Ok(parts.served(entry, windows, Verdict::StaleWhileRevalidate));
             }
+            _ if wanted.only_if_cached => return Err(ExchangeError::NotCached),
+            _ => {}
         }
+
+        let why = match &kept {
+            _ if wanted.max_age == Some(Duration::ZERO) => Why::Request,
+            None => Why::UriMiss,
+            Some(entry) if !wanted.allows(parts.age(entry)) => Why::Request,
+            Some(_) => Why::Stale,
+        };
+        let subject = read.subject;
         let flight = Flight {
-            key,
+            key: key.clone(),
             generation,
-            revalidate: read.revalidate,
+            from_upstream: why == Why::Request,
         };
-        let fetch = {
-            let (this, permit, flight) = (self.0.clone(), permit.clone(), flight.clone());
-            let span = tracing::Span::current();
-            move || {
-                this.fetch(permit, read.target, flight, ttl, translate)
-                    .instrument(span)
+        let lane = lane_of(permit);
+        let fetch = parts.fetch(permit, read, windows, flight.clone(), lane, translate);
+        let (outcome, role) = parts.flights.join(flight, fetch).await;
+        match outcome.unwrap_or(Err(ExchangeError::Interrupted)) {
+            Ok(landed) => {
+                let fetched = match (role, landed.how) {
+                    (Role::Leader, How::WasThere) => {
+                        return Ok(parts.served(&landed.entry, windows, Verdict::Hit));
+                    }
+                    (Role::Follower, _) => Fetched::Collapsed,
+                    (Role::Leader, How::Stored) => Fetched::Stored,
+                    (Role::Leader, How::NotStored) => Fetched::NotStored,
+                };
+                let verdict = Verdict::Forwarded(why, fetched);
+                Ok(parts.served(&landed.entry, windows, verdict))
             }
-        };
-        let (outcome, role) = parts.flights.join(flight, &parts.tasks, fetch).await;
-        let entry = outcome.ok_or(ExchangeError::Interrupted)??;
-        let fresh =
-            freshness::judge(entry.stored_at, parts.clock.instant(), ttl).unwrap_or(Fresh {
-                age: Duration::ZERO,
-                remaining: Duration::ZERO,
-            });
-        let verdict = if role == Role::Follower {
-            Verdict::Collapsed
-        } else {
-            verdict
-        };
-        Ok(parts.served(entry, verdict, fresh))
+            Err(error) if error.is_outage() && why != Why::Request => parts
+                .last_resort(&key, parts.generation_of(permit, subject), windows)
+                .ok_or(error),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends a change and gives back the answer's translation. From here on the
@@ -266,21 +274,16 @@ impl Exchange {
     {
         let parts = self.0.clone();
         let task = async move {
-            let Write {
-                target,
-                payload,
-                record: (kind, id),
-                image,
-            } = write;
-            let tenant = permit.tenant();
-            let answer = parts
-                .upstream
-                .send(tenant.clave(), permit.credential(), &target, payload)
-                .await;
-            parts
-                .generations
-                .advance(tenant.id(), Subject::Record(kind, id));
-            parts.generations.advance(tenant.id(), Subject::Lists(kind));
+            let request = Request {
+                clave: permit.tenant().clave(),
+                credential: permit.credential(),
+                target: &write.target,
+                lane: &lane_of(&permit),
+                // Nobody can leave a change.
+                abandoned: &CancellationToken::new(),
+            };
+            let answer = parts.upstream.send(request, &write.payload).await;
+            parts.drop_changed(permit.tenant().id(), write.record, answer.as_ref().err());
             let upstream_status = match &answer {
                 Ok(answer) => Some(answer.status),
                 Err(failure) => failure.status(),
@@ -293,7 +296,8 @@ impl Exchange {
                 Err(ExchangeError::Upstream(failure)) if failure.is_certain() => Outcome::Refused,
                 Err(_) => Outcome::Unknown,
             };
-            audit::write(&permit, id, outcome, upstream_status, image.as_ref());
+            let (_, id) = write.record;
+            audit::write(&permit, id, outcome, upstream_status, write.image.as_ref());
             result
         };
         let task = self
@@ -304,75 +308,149 @@ impl Exchange {
     }
 
     /// How many bytes the cache holds.
-    pub async fn cached_bytes(&self) -> u64 {
-        self.0.cache.bytes().await
+    #[must_use]
+    pub fn cached_bytes(&self) -> u64 {
+        self.0.cache.bytes()
+    }
+
+    /// Tenants whose ERP fails.
+    #[must_use]
+    pub fn broken_tenants(&self) -> Vec<(TenantId, BreakerState)> {
+        self.0.upstream.broken()
     }
 }
 
 impl Parts {
-    async fn fetch<T>(
-        self: Arc<Self>,
-        permit: Permit,
-        target: Target,
+    /// The fetch of a flight, to be begun where no equal one is under way.
+    fn fetch<T>(
+        self: &Arc<Self>,
+        permit: &Permit,
+        read: Read,
+        windows: Windows,
         flight: Flight,
-        ttl: Duration,
+        lane: Lane,
         translate: T,
-    ) -> Result<Entry, ExchangeError>
+    ) -> impl FnOnce(CancellationToken) -> BoxedFetch + use<T>
     where
-        T: FnOnce(&[u8]) -> Result<Representation, Unfit>,
+        T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
-        let Flight {
-            key,
-            generation,
-            revalidate,
-        } = flight;
-        // Another fetch may have landed between this request's look and its flight.
-        if !revalidate
-            && let Some(entry) = self.cache.get(&key).await
-            && self.fresh(&entry, generation, ttl).is_some()
-        {
-            return Ok(entry);
+        let (this, permit) = (self.clone(), permit.clone());
+        let span = tracing::Span::current();
+        move |abandoned| {
+            let fetch = async move {
+                // Another fetch may have landed between the look into the cache and this.
+                if let Some(entry) = this.cache.get(&flight.key)
+                    && !flight.from_upstream
+                    && entry.generation == flight.generation
+                    && windows.standing(this.age(&entry)) == Standing::Fresh
+                {
+                    let how = How::WasThere;
+                    return Ok(Landed { entry, how });
+                }
+                let request = Request {
+                    clave: permit.tenant().clave(),
+                    credential: permit.credential(),
+                    target: &read.target,
+                    lane: &lane,
+                    abandoned: &abandoned,
+                };
+                let asked_at = this.clock.instant();
+                let settled =
+                    this.generations
+                        .is_settled(permit.tenant().id(), read.subject, asked_at);
+                let answer = this.upstream.get(request).await.inspect_err(|failure| {
+                    // What is gone, or not ours to see any more, isn't brought back by an outage.
+                    if matches!(failure, Failure::NotFound | Failure::CredentialRejected(_)) {
+                        this.cache.remove(&flight.key, asked_at);
+                    }
+                })?;
+                let entry = Entry {
+                    representation: Arc::new(translate(&answer)?),
+                    asked_at,
+                    stored_at: this.clock.instant(),
+                    generation: flight.generation,
+                };
+                let is_current =
+                    this.generation_of(&permit, read.subject) == flight.generation && settled;
+                let stored = is_current
+                    && windows.standing(Duration::ZERO) != Standing::Dead
+                    && this.cache.insert(flight.key, entry.clone());
+                let how = if stored { How::Stored } else { How::NotStored };
+                Ok(Landed { entry, how })
+            };
+            Box::pin(fetch.instrument(span))
         }
-        let body: Bytes = self
-            .upstream
-            .get(permit.tenant().clave(), permit.credential(), &target)
-            .await?;
-        let representation = Arc::new(translate(&body)?);
-        let entry = Entry {
-            representation,
-            stored_at: self.clock.instant(),
-            generation,
+    }
+
+    /// An older answer, where the ERP fails. A change that is known to have been made
+    /// is not undone in it.
+    fn last_resort(
+        &self,
+        key: &cache::Key,
+        generation: Generation,
+        windows: Windows,
+    ) -> Option<Served> {
+        let entry = self.cache.get(key)?;
+        let may_serve = entry.generation.made == generation.made
+            && windows.standing(self.age(&entry)) != Standing::Dead;
+        may_serve.then(|| self.served(&entry, windows, Verdict::StaleIfError))
+    }
+
+    /// Drops what a change makes old: under every credential, before anybody is told of it.
+    fn drop_changed(
+        &self,
+        tenant: &TenantId,
+        (kind, id): (&'static str, u64),
+        failure: Option<&Failure>,
+    ) {
+        let change = match failure {
+            None => Change::Made,
+            Some(failure) if failure.is_certain() => return,
+            Some(_) => Change::Doubtful,
         };
-        if !ttl.is_zero() {
-            self.cache.insert(key, entry.clone()).await;
+        let now = self.clock.instant();
+        for subject in [Subject::Record(kind, id), Subject::Lists(kind)] {
+            self.generations.advance(tenant, subject, change, now);
         }
-        Ok(entry)
     }
 
-    fn ttl_of(&self, permit: &Permit) -> Duration {
+    fn windows_of(&self, permit: &Permit) -> Windows {
         match permit.operation().effect {
-            Effect::Read(FreshnessClass::List) => self.ttl.list,
-            Effect::Read(FreshnessClass::Detail) => self.ttl.detail,
-            Effect::Write => Duration::ZERO,
+            Effect::Read(FreshnessClass::List) => self.lifetimes.list,
+            // A change reads the record that it is based on.
+            Effect::Read(FreshnessClass::Detail) | Effect::Write => self.lifetimes.detail,
         }
     }
 
-    fn fresh(&self, entry: &Entry, generation: u64, ttl: Duration) -> Option<Fresh> {
-        (entry.generation == generation)
-            .then(|| freshness::judge(entry.stored_at, self.clock.instant(), ttl))
-            .flatten()
+    fn generation_of(&self, permit: &Permit, subject: Subject) -> Generation {
+        self.generations.current(permit.tenant().id(), subject)
     }
 
-    fn served(&self, entry: Entry, verdict: Verdict, fresh: Fresh) -> Served {
-        self.results
-            .get_or_create(&ResultLabel {
-                result: verdict.as_str(),
-            })
-            .inc();
+    fn age(&self, entry: &Entry) -> Duration {
+        let now: Instant = self.clock.instant();
+        now.saturating_duration_since(entry.stored_at)
+    }
+
+    fn served(&self, entry: &Entry, windows: Windows, verdict: Verdict) -> Served {
+        let result = verdict.as_str();
+        self.results.get_or_create(&ResultLabel { result }).inc();
         Served {
-            representation: entry.representation,
+            representation: entry.representation.clone(),
             verdict,
-            fresh,
+            age: Age {
+                age: self.age(entry),
+                ttl: windows.ttl,
+            },
         }
+    }
+}
+
+type BoxedFetch = futures_util::future::BoxFuture<'static, Result<Landed, ExchangeError>>;
+
+/// Those who wait for the ERP take turns by caller.
+fn lane_of(permit: &Permit) -> Lane {
+    Lane::Caller {
+        issuer: permit.claims().issuer().clone(),
+        subject: permit.claims().subject().clone(),
     }
 }

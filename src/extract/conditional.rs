@@ -1,6 +1,6 @@
 //! Conditional requests and cache directives (RFC 9110 §13, RFC 9111 §5.2.1).
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::extract::FromRequestParts;
 use http::{
@@ -9,21 +9,35 @@ use http::{
     request::Parts,
 };
 
-/// Whether the caller wants an answer newer than any that is kept:
-/// `Cache-Control: no-cache` or `max-age=0`.
-#[derive(Debug, Clone, Copy)]
-pub struct Revalidate(pub bool);
+use crate::exchange::Wanted;
 
-impl<S: Sync> FromRequestParts<S> for Revalidate {
+/// What the caller takes from the cache (RFC 9111 §5.2.1). Other directives ask for
+/// nothing that this cache does.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheControl(pub Wanted);
+
+impl<S: Sync> FromRequestParts<S> for CacheControl {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(list(&parts.headers, &CACHE_CONTROL).any(
-            |directive| {
-                directive.eq_ignore_ascii_case("no-cache")
-                    || directive.eq_ignore_ascii_case("max-age=0")
-            },
-        )))
+        let mut wanted = Wanted::default();
+        for directive in list(&parts.headers, &CACHE_CONTROL) {
+            let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
+            let max_age = match name.to_ascii_lowercase().as_str() {
+                "no-cache" => Some(0),
+                "max-age" => argument.trim_matches('"').parse().ok(),
+                "only-if-cached" => {
+                    wanted.only_if_cached = true;
+                    None
+                }
+                _ => None,
+            };
+            if let Some(seconds) = max_age {
+                let most = Duration::from_secs(seconds);
+                wanted.max_age = Some(wanted.max_age.map_or(most, |other| other.min(most)));
+            }
+        }
+        Ok(Self(wanted))
     }
 }
 

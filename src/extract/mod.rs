@@ -7,7 +7,7 @@ mod path;
 mod photo;
 mod query;
 
-pub use conditional::{IfMatch, Revalidate};
+pub use conditional::{CacheControl, IfMatch};
 pub use json::JsonObject;
 pub use path::{Id, RecordId};
 pub use photo::Photo;

@@ -13,7 +13,7 @@ use http::{
     header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, VARY},
 };
 
-use crate::exchange::{Served, Verdict};
+use crate::exchange::{Fetched, Served, Verdict, Why};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// A browser keeps the answer but asks each time: a write must show at once, and
@@ -62,7 +62,7 @@ pub async fn layer(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, REVALIDATE);
     headers.insert(ETAG, etag.clone());
-    headers.insert(AGE, HeaderValue::from(served.fresh.age.as_secs()));
+    headers.insert(AGE, HeaderValue::from(served.age.age.as_secs()));
     if let Some(link) = served.representation.link() {
         headers.insert(LINK, link.clone());
     }
@@ -73,16 +73,29 @@ pub async fn layer(request: Request, next: Next) -> Response {
 }
 
 fn cache_status(served: &Served) -> String {
+    let left = served.age.seconds_left();
     match served.verdict {
-        Verdict::Hit => {
-            let left = served.fresh.remaining;
-            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-            format!("llavero; hit; ttl={seconds}")
+        Verdict::Hit => format!("llavero; hit; ttl={left}"),
+        Verdict::StaleWhileRevalidate => {
+            format!("llavero; hit; ttl={left}; detail=stale-while-revalidate")
         }
-        Verdict::Miss => "llavero; fwd=uri-miss; stored".to_owned(),
-        Verdict::Collapsed => "llavero; fwd=uri-miss; collapsed".to_owned(),
-        Verdict::Requested => "llavero; fwd=request; stored".to_owned(),
-        Verdict::Stale => "llavero; fwd=stale; stored".to_owned(),
+        // A write may have made it stale before its time.
+        Verdict::StaleIfError => {
+            format!("llavero; hit; ttl={}; detail=stale-if-error", left.min(0))
+        }
+        Verdict::Forwarded(why, fetched) => {
+            let why = match why {
+                Why::UriMiss => "uri-miss",
+                Why::Request => "request",
+                Why::Stale => "stale",
+            };
+            let fetched = match fetched {
+                Fetched::Stored => "; stored",
+                Fetched::Collapsed => "; collapsed",
+                Fetched::NotStored => "",
+            };
+            format!("llavero; fwd={why}{fetched}")
+        }
     }
 }
 

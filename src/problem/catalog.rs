@@ -99,6 +99,8 @@ catalog! {
         "The answer was thrown away. Check the id; tell the operator if it goes on."
     UpstreamTimeout "upstream-timeout" GATEWAY_TIMEOUT "The ERP took too long"
         "Try again later. After a write, read the record first: the change may have been made."
+    NotCached "not-cached" GATEWAY_TIMEOUT "Nothing is kept that could be served"
+        "You asked with `Cache-Control: only-if-cached`. Ask without it, and the ERP is asked."
     Internal "internal" INTERNAL_SERVER_ERROR "Something broke in the gateway"
         "Tell the operator the `X-Request-Id`: the log has the cause."
 }

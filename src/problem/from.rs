@@ -75,6 +75,7 @@ impl From<ExchangeError> for Problem {
                 Code::UpstreamError,
                 "The ERP answered with something that can't be read. Try again later; after a write, read the record first: the change may have been made.",
             ),
+            ExchangeError::NotCached => Self::of(Code::NotCached),
             ExchangeError::Interrupted => Self::of(Code::Internal),
         };
         problem.caused_by(cause)
@@ -118,7 +119,10 @@ impl From<Failure> for Problem {
                 Code::UpstreamError,
                 "The ERP's answer is too large to be passed on. Ask for less, for example with a smaller `limit`.",
             ),
-            Failure::Address => Self::of(Code::Internal),
+            Failure::Unavailable { retry_after } => {
+                Self::of(Code::UpstreamUnavailable).with_retry_after(retry_after)
+            }
+            Failure::Abandoned | Failure::Address => Self::of(Code::Internal),
         }
     }
 }

@@ -123,7 +123,7 @@ fn complete_operation(operation: &mut Operation, reads: bool) {
         ));
         parameters.push(header_parameter(
             "Cache-Control",
-            "`no-cache` or `max-age=0` asks the ERP.",
+            "`no-cache` or `max-age=0` asks the ERP; `max-age=N` does where the kept answer is older; `only-if-cached` never does.",
             string(),
         ));
         let not_modified = ResponseBuilder::new()
@@ -297,18 +297,19 @@ documented_problems! {
     /// What can go wrong with a read.
     ReadProblems: UnknownParameter InvalidParameter TenantRequired MissingToken InvalidToken
         InsufficientScope TenantNotAllowed NotFound MethodNotAllowed UpstreamValidation Internal UpstreamError
-        UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamTimeout;
+        UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited
+        UpstreamUnavailable UpstreamTimeout NotCached;
     /// What can go wrong with a change.
     ChangeProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
         InvalidToken InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
         PreconditionFailed PayloadTooLarge UnsupportedMediaType ValidationFailed UpstreamValidation
         Internal UpstreamError UpstreamMismatch UpstreamCredentialRejected Overloaded
-        UpstreamRateLimited UpstreamTimeout;
+        UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
     /// What can go wrong with an upload.
     UploadProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
         InvalidToken InsufficientScope TenantNotAllowed NotFound MethodNotAllowed PayloadTooLarge
         UnsupportedMediaType ValidationFailed InvalidImage UpstreamValidation Internal
-        UpstreamError UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamTimeout;
+        UpstreamError UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
 }
 
 /// The document in both its forms, made once.

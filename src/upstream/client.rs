@@ -1,9 +1,6 @@
 //! One request to the ERP: address, headers from an allow-list, a bounded answer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryFutureExt as _;
@@ -20,11 +17,11 @@ use reqwest::redirect;
 
 use crate::{
     clock::Clock,
-    config::upstream::BaseUrl,
+    config::{self, upstream::BaseUrl},
     tenants::{Clave, Credential, Presented},
 };
 
-use super::{Encoding, Failure, Payload, Target, body::ImageBody, queue::Queues};
+use super::{Encoding, Failure, Payload, Target, body::ImageBody};
 
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
@@ -32,27 +29,19 @@ const API_KEY: HeaderName = HeaderName::from_static("api-key");
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// The most that is read of a refusal, to find the fields that it names.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// Shorter than servers keep a connection, so that one which they are about to close isn't used.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A pause longer than this isn't believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// The way to every tenant's ERP. Cheap to clone.
-#[derive(Clone)]
-pub struct Upstream(Arc<Parts>);
-
-struct Parts {
+/// Makes single requests. It follows no redirects (an `Api-key` would travel along),
+/// knows no proxies of the environment and keeps no cookies.
+pub(super) struct Client {
     http: reqwest::Client,
-    settings: Settings,
-    queues: Queues,
+    base_url: BaseUrl,
+    encoding: Encoding,
     clock: Clock,
     durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
-    waits: Histogram,
-}
-
-struct Settings {
-    base_url: BaseUrl,
-    timeout: Duration,
-    upload_timeout: Duration,
-    encoding: Encoding,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,14 +64,11 @@ pub struct Answer {
 #[error("the HTTP client can't start: {0}")]
 pub struct ClientError(#[from] reqwest::Error);
 
-impl Upstream {
-    /// A client for that configuration. It follows no redirects (an `Api-key` would
-    /// travel along), knows no proxies of the environment and keeps no cookies.
-    ///
+impl Client {
     /// # Errors
     /// TLS can't be set up on this machine.
-    pub fn new(
-        config: &crate::config::upstream::Upstream,
+    pub(super) fn new(
+        config: &config::upstream::Upstream,
         clock: Clock,
         metrics: &mut MetricRegistry,
     ) -> Result<Self, ClientError> {
@@ -92,6 +78,7 @@ impl Upstream {
             .no_proxy()
             .referer(false)
             .connect_timeout(config.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .build()?;
         let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
         metrics.register(
@@ -99,124 +86,68 @@ impl Upstream {
             "Requests to the ERP; status 0 where none came",
             durations.clone(),
         );
-        let waits = histogram();
-        metrics.register(
-            "llavero_upstream_wait_seconds",
-            "How long requests waited for their turn",
-            waits.clone(),
-        );
         let encoding = match config.image_encoding {
-            crate::config::upstream::ImageEncoding::Base64 => Encoding::Base64,
-            crate::config::upstream::ImageEncoding::DataUri => Encoding::DataUri,
+            config::upstream::ImageEncoding::Base64 => Encoding::Base64,
+            config::upstream::ImageEncoding::DataUri => Encoding::DataUri,
         };
-        Ok(Self(Arc::new(Parts {
+        Ok(Self {
             http,
-            queues: Queues::new(config.max_concurrency, config.queue_timeout),
-            settings: Settings {
-                base_url: config.base_url.clone(),
-                timeout: config.timeout,
-                upload_timeout: config.upload_timeout,
-                encoding,
-            },
+            base_url: config.base_url.clone(),
+            encoding,
             clock,
             durations,
-            waits,
-        })))
+        })
     }
 
-    /// The body of a `GET`.
-    ///
-    /// # Errors
-    /// Any answer but 2xx, or none.
-    pub async fn get(
+    /// One request, whose whole answer must be here before `deadline`. A `GET` where there is no payload.
+    pub(super) async fn attempt(
         &self,
         clave: &Clave,
         credential: &Credential,
         target: &Target,
-    ) -> Result<Bytes, Failure> {
-        let answer = self
-            .request(Method::GET, clave, credential, target, None)
-            .await?;
-        Ok(answer.body)
-    }
-
-    /// Sends a change.
-    ///
-    /// # Errors
-    /// Any answer but 2xx, or none; [`Failure::is_certain`] says whether it may have been made.
-    pub async fn send(
-        &self,
-        clave: &Clave,
-        credential: &Credential,
-        target: &Target,
-        payload: Payload,
+        payload: Option<&Payload>,
+        deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let method = match payload {
-            Payload::Patch(_) => Method::PATCH,
-            Payload::Image { .. } => Method::POST,
-        };
-        self.request(method, clave, credential, target, Some(payload))
-            .await
-    }
-
-    async fn request(
-        &self,
-        method: Method,
-        clave: &Clave,
-        credential: &Credential,
-        target: &Target,
-        payload: Option<Payload>,
-    ) -> Result<Answer, Failure> {
-        let parts = &self.0;
         let url = target
-            .url(&parts.settings.base_url.for_clave(clave.as_str()))
+            .url(&self.base_url.for_clave(clave.as_str()))
             .ok_or(Failure::Address)?;
-        let queued = parts.clock.instant();
-        let turn = parts.queues.turn(credential.id()).await;
-        let started = parts.clock.instant();
-        parts
-            .waits
-            .observe(started.duration_since(queued).as_secs_f64());
-        let _turn = turn?;
-
-        let timeout = match payload {
-            Some(Payload::Image { .. }) => parts.settings.upload_timeout,
-            Some(Payload::Patch(_)) | None => parts.settings.timeout,
+        let method = match payload {
+            None => Method::GET,
+            Some(Payload::Patch(_)) => Method::PATCH,
+            Some(Payload::Image { .. }) => Method::POST,
         };
-        let request = parts
-            .http
-            .request(method.clone(), url)
-            .headers(headers(credential)?);
+        let label = match payload {
+            None => "GET",
+            Some(Payload::Patch(_)) => "PATCH",
+            Some(Payload::Image { .. }) => "POST",
+        };
+        let request = self.http.request(method, url).headers(headers(credential)?);
         let request = match payload {
             None => request,
             Some(payload) => self.with_payload(request, payload),
         };
-        let outcome = tokio::time::timeout(timeout, exchange(request, parts.clock.wall()))
+        let started = self.clock.instant();
+        let outcome = self
+            .clock
+            .before(deadline, exchange(request, self.clock.wall()))
             .await
             .unwrap_or(Err(Failure::Timeout));
+        let took = self.clock.instant().duration_since(started);
 
         let status = match &outcome {
             Ok(answer) => answer.status,
             Err(failure) => failure.status().unwrap_or(0),
         };
         let labels = RequestLabels {
-            http_request_method: if method == Method::GET {
-                "GET"
-            } else if method == Method::PATCH {
-                "PATCH"
-            } else {
-                "POST"
-            },
+            http_request_method: label,
             http_response_status_code: status,
         };
-        let took = parts.clock.instant().duration_since(started);
-        parts
-            .durations
+        self.durations
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
         tracing::debug!(
             tenant = credential.id().tenant().as_str(),
-            method = %method,
+            method = label,
             status,
             duration_ms = took.as_secs_f64() * 1e3,
             "upstream"
@@ -227,24 +158,19 @@ impl Upstream {
     fn with_payload(
         &self,
         request: reqwest::RequestBuilder,
-        payload: Payload,
+        payload: &Payload,
     ) -> reqwest::RequestBuilder {
         let request = request.header(CONTENT_TYPE, "application/json");
         match payload {
-            Payload::Patch(fields) => request.body(serde_json::Value::Object(fields).to_string()),
+            Payload::Patch(fields) => request.body(serde_json::to_vec(fields).unwrap_or_default()),
             Payload::Image {
                 titulo,
                 proceso,
                 media_type,
                 bytes,
             } => {
-                let body = ImageBody::new(
-                    &titulo,
-                    proceso,
-                    media_type,
-                    bytes,
-                    self.0.settings.encoding,
-                );
+                let body =
+                    ImageBody::new(titulo, *proceso, media_type, bytes.clone(), self.encoding);
                 request.body(reqwest::Body::wrap(body))
             }
         }
@@ -351,7 +277,7 @@ fn refused_fields(body: &[u8]) -> Vec<String> {
 }
 
 /// The buckets that the OpenTelemetry HTTP conventions advise, in seconds.
-fn histogram() -> Histogram {
+pub(super) fn histogram() -> Histogram {
     Histogram::new([
         0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     ])

@@ -5,10 +5,16 @@ use std::time::Duration;
 /// Why there is no usable answer of the ERP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The turn didn't come within `upstream.queue_timeout`. Nothing was sent.
+    /// The turn won't come within `upstream.queue_timeout`. Nothing was sent.
     #[error("no turn within the queue's timeout")]
     QueueFull {
         /// When a turn is likely.
+        retry_after: Duration,
+    },
+    /// The tenant's breaker is open. Nothing was sent.
+    #[error("its breaker is open")]
+    Unavailable {
+        /// When it may let requests through again.
         retry_after: Duration,
     },
     /// No connection could be made. Nothing was sent.
@@ -20,10 +26,10 @@ pub enum Failure {
     /// The whole answer took longer than `upstream.timeout`.
     #[error("the answer took too long")]
     Timeout,
-    /// 429.
+    /// 429, or the pause after one. Nothing was changed.
     #[error("it limits the rate")]
     RateLimited {
-        /// Its own `Retry-After`, where it sent one.
+        /// Its own `Retry-After`, or when a turn is likely.
         retry_after: Option<Duration>,
     },
     /// 401 or 403.
@@ -52,6 +58,9 @@ pub enum Failure {
         /// The bound, in bytes.
         limit: usize,
     },
+    /// Nobody waited any more. Nothing was sent.
+    #[error("nobody waits for it any more")]
+    Abandoned,
     /// The tenant's address can't be made. Nothing was sent.
     #[error("the tenant's address can't be made from upstream.base_url")]
     Address,
@@ -63,10 +72,12 @@ impl Failure {
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::QueueFull { .. }
+            | Self::Unavailable { .. }
             | Self::Connect
             | Self::Broken
             | Self::Timeout
             | Self::Oversized { .. }
+            | Self::Abandoned
             | Self::Address => None,
             Self::RateLimited { .. } => Some(429),
             Self::CredentialRejected(status)
@@ -84,13 +95,36 @@ impl Failure {
             Self::Broken | Self::Timeout | Self::Oversized { .. } => false,
             Self::Status(status) => *status < 500,
             Self::QueueFull { .. }
+            | Self::Unavailable { .. }
             | Self::Connect
             | Self::RateLimited { .. }
             | Self::CredentialRejected(_)
             | Self::NotFound
             | Self::Rejected { .. }
             | Self::TooLarge
+            | Self::Abandoned
             | Self::Address => true,
+        }
+    }
+
+    /// Whether the ERP didn't answer, or answered that it can't: what a breaker counts.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::QueueFull { .. }
+            | Self::Unavailable { .. }
+            | Self::Connect
+            | Self::Broken
+            | Self::Timeout => true,
+            Self::Status(status) => *status >= 500,
+            Self::RateLimited { .. }
+            | Self::CredentialRejected(_)
+            | Self::NotFound
+            | Self::Rejected { .. }
+            | Self::TooLarge
+            | Self::Oversized { .. }
+            | Self::Abandoned
+            | Self::Address => false,
         }
     }
 }

@@ -22,6 +22,12 @@ impl Target {
         }
     }
 
+    /// What costs the ERP least and shows that it answers: one order.
+    #[must_use]
+    pub fn cheapest() -> Self {
+        Self::collection("ordenes_servicio").query("limit", 1)
+    }
+
     /// Something inside it: a record's number, or an action's name.
     #[must_use]
     pub fn child(mut self, segment: impl Display) -> Self {

@@ -154,6 +154,7 @@ fn audit_line(lines: &[Value]) -> &Value {
 #[tokio::test]
 async fn each_write_leaves_one_audit_record() {
     let world = World::start().await;
+    let _time = world.time_flies();
     let change = Some(json!({"status": "cancelada"}));
     let lines = lines_of(
         &world,

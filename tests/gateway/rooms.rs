@@ -35,7 +35,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "problem",
         &["caller", "exchange", "identity", "images", "upstream"],
     ),
-    ("extract", &["images", "problem"]),
+    ("extract", &["exchange", "images", "problem"]),
     (
         "layers",
         &[

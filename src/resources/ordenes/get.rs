@@ -5,8 +5,8 @@ use axum::extract::State;
 use crate::{
     cache::Representation,
     caller::Permit,
-    exchange::{Exchange, ExchangeError, Read, Served, Subject},
-    extract::{Id, NoParameters, Query, RecordId, Revalidate},
+    exchange::{Exchange, ExchangeError, Read, Served, Subject, Wanted},
+    extract::{CacheControl, Id, NoParameters, Query, RecordId},
     operation::{Effect, FreshnessClass, Operation, Scope},
     problem::Problem,
     resources::reference::ReadProblems,
@@ -40,10 +40,10 @@ pub(super) async fn get(
     permit: Permit,
     Id(id): Id,
     _: Query<NoParameters>,
-    Revalidate(revalidate): Revalidate,
+    CacheControl(wanted): CacheControl,
     State(exchange): State<Exchange>,
 ) -> Result<Served, Problem> {
-    Ok(read(&exchange, &permit, id, revalidate).await?)
+    Ok(read(&exchange, &permit, id, wanted).await?)
 }
 
 /// One order as it is served.
@@ -51,12 +51,12 @@ pub(super) async fn read(
     exchange: &Exchange,
     permit: &Permit,
     id: RecordId,
-    revalidate: bool,
+    wanted: Wanted,
 ) -> Result<Served, ExchangeError> {
     let read = Read {
         target: orden(id),
         subject: Subject::Record(COLLECTION, id.get()),
-        revalidate,
+        wanted,
     };
     exchange
         .read(permit, read, move |body| {

@@ -11,7 +11,7 @@ use crate::{
     cache::Representation,
     caller::Permit,
     exchange::{Exchange, Read, Served, Subject, Unfit},
-    extract::{Parameters, Query, Revalidate, Values},
+    extract::{CacheControl, Parameters, Query, Values},
     operation::{Effect, FreshnessClass, Operation, Scope},
     problem::{Code, FieldError, Problem},
     resources::reference::ReadProblems,
@@ -137,7 +137,7 @@ fn decimal(text: &str) -> Option<u64> {
 pub(super) async fn list(
     permit: Permit,
     Query(asked): Query<Asked>,
-    Revalidate(revalidate): Revalidate,
+    CacheControl(wanted): CacheControl,
     State(exchange): State<Exchange>,
 ) -> Result<Served, Problem> {
     let target = target(&asked, &permit)?;
@@ -149,7 +149,7 @@ pub(super) async fn list(
     let read = Read {
         target,
         subject: Subject::Lists(COLLECTION),
-        revalidate,
+        wanted,
     };
     let served = exchange
         .read(&permit, read, move |body| page(body, &asked, &links))

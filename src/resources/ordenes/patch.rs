@@ -19,7 +19,7 @@ use utoipa::{ToSchema, openapi::schema::Schema};
 use crate::{
     cache::Representation,
     caller::Permit,
-    exchange::{Exchange, Write},
+    exchange::{Exchange, Wanted, Write},
     extract::{Id, IfMatch, JsonObject, NoParameters, Query},
     operation::{Effect, Operation, Scope},
     problem::{Code, FieldError, Problem},
@@ -114,7 +114,7 @@ pub(super) async fn patch(
 ) -> Result<Response, Problem> {
     let change = check(fields, &descripcion)?;
     if if_match.is_present() {
-        let present = get::read(&exchange, &permit, id, true).await?;
+        let present = get::read(&exchange, &permit, id, Wanted::FROM_UPSTREAM).await?;
         if !if_match.allows(present.representation.etag()) {
             return Err(Problem::of(Code::PreconditionFailed));
         }

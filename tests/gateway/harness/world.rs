@@ -227,9 +227,45 @@ impl World {
         self.erp.requests()
     }
 
+    /// The metrics as they are now.
+    pub async fn metrics(&self) -> String {
+        let metrics = self.client.get(format!("{}/metrics", self.admin));
+        self.send(metrics).await.text()
+    }
+
+    /// Waits until a line stands in the metrics.
+    pub async fn wait_for_metric(&self, line: &str) {
+        while !self.metrics().await.lines().any(|it| it == line) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Lets the clock run by itself, much faster than the machine's, until the guard is dropped:
+    /// for tests in which the gateway waits for time and it doesn't matter for how long.
+    #[must_use]
+    pub fn time_flies(&self) -> TimeFlies {
+        let clock = self.clock.clone();
+        TimeFlies(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(1));
+            loop {
+                ticks.tick().await;
+                clock.advance(Duration::from_millis(100));
+            }
+        }))
+    }
+
     /// What goes wrong for a tenant from now on.
     pub fn faults(&self, tenant: &str, faults: Faults) {
         assert!(self.erp.set_faults(&with_clave(tenant), faults));
+    }
+}
+
+/// While it lives, time flies.
+pub struct TimeFlies(JoinHandle<()>);
+
+impl Drop for TimeFlies {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

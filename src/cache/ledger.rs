@@ -1,0 +1,109 @@
+//! Who holds how much, and in which order each tenant's answers came.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::tenants::TenantId;
+
+use super::Key;
+
+/// Tells an answer's stay in the store from an earlier one under the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64);
+
+/// What was found of an answer that may have to go.
+pub(super) enum Look {
+    /// It was served since the last look: it stays for another round.
+    Used,
+    /// It is gone, and held so many bytes.
+    Evicted(u64),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    bytes: u64,
+    holders: HashMap<TenantId, Holder>,
+    stamps: u64,
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    bytes: u64,
+    entries: usize,
+    /// In the order of arrival. A place whose answer has gone is passed over.
+    places: VecDeque<(Key, Stamp)>,
+    /// The stay of an answer that was removed is over; its place is swept later.
+    removed: usize,
+}
+
+impl Ledger {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.holders.values().map(|it| it.places.len()).sum()
+    }
+
+    /// An answer comes in.
+    pub(super) fn add(&mut self, key: &Key, bytes: u64) -> Stamp {
+        self.stamps += 1;
+        let stamp = Stamp(self.stamps);
+        self.bytes += bytes;
+        let tenant = key.credential.tenant();
+        let holder = self.holders.entry(tenant.clone()).or_default();
+        holder.bytes += bytes;
+        holder.entries += 1;
+        holder.places.push_back((key.clone(), stamp));
+        stamp
+    }
+
+    /// An answer takes the place of an older one.
+    pub(super) fn resize(&mut self, tenant: &TenantId, from: u64, to: u64) {
+        self.bytes = self.bytes - from + to;
+        if let Some(holder) = self.holders.get_mut(tenant) {
+            holder.bytes = holder.bytes - from + to;
+        }
+    }
+
+    /// An answer leaves before its turn.
+    pub(super) fn take(
+        &mut self,
+        tenant: &TenantId,
+        bytes: u64,
+        is_held: impl Fn(&Key, Stamp) -> bool,
+    ) {
+        self.bytes -= bytes;
+        if let Some(holder) = self.holders.get_mut(tenant) {
+            holder.bytes -= bytes;
+            holder.entries -= 1;
+            holder.removed += 1;
+            if holder.removed > holder.entries + 16 {
+                holder.places.retain(|(key, stamp)| is_held(key, *stamp));
+                holder.removed = 0;
+            }
+        }
+    }
+
+    /// Makes the tenant that holds most give one answer up; `look` tells what has become
+    /// of an answer, and takes it out of the store where it may go. False where nobody holds anything.
+    pub(super) fn evict(&mut self, look: impl Fn(&Key, Stamp) -> Option<Look>) -> bool {
+        // As many as there are tenants with answers, and only on the way of a miss.
+        let Some(holder) = self.holders.values_mut().max_by_key(|it| it.bytes) else {
+            return false;
+        };
+        while let Some((key, stamp)) = holder.places.pop_front() {
+            match look(&key, stamp) {
+                None => holder.removed = holder.removed.saturating_sub(1),
+                Some(Look::Used) => holder.places.push_back((key, stamp)),
+                Some(Look::Evicted(bytes)) => {
+                    holder.bytes -= bytes;
+                    holder.entries -= 1;
+                    self.bytes -= bytes;
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,144 @@
+//! What each tenant's ERP has earned: its breaker and its retry budget.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry as MetricRegistry,
+};
+
+use crate::{clock::Clock, tenants::TenantId};
+
+use super::{
+    Answer, BreakerState, Failure, Jitter,
+    breaker::{Admission, Breaker, Epoch},
+    retry::Budget,
+};
+
+/// More tenants than this have no series of their own in the breakers' metric.
+const MOST_LABELS: usize = 1000;
+
+/// Every tenant's state.
+pub(super) struct Tenants {
+    states: Mutex<HashMap<TenantId, Arc<Mutex<State>>>>,
+    /// Those whose breaker has opened since the start, for operators.
+    known: Mutex<BTreeMap<TenantId, BreakerState>>,
+    gauges: Family<TenantLabel, Gauge>,
+    clock: Clock,
+    jitter: Jitter,
+}
+
+#[derive(Default)]
+struct State {
+    breaker: Breaker,
+    budget: Budget,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TenantLabel {
+    tenant: String,
+}
+
+impl Tenants {
+    pub(super) fn new(clock: Clock, jitter: Jitter, metrics: &mut MetricRegistry) -> Self {
+        let gauges = Family::default();
+        metrics.register(
+            "llavero_upstream_breaker_state",
+            "0 closed, 1 half-open, 2 open; tenants whose breaker has opened since the start",
+            gauges.clone(),
+        );
+        Self {
+            states: Mutex::default(),
+            known: Mutex::default(),
+            gauges,
+            clock,
+            jitter,
+        }
+    }
+
+    /// Whether a request to that tenant's ERP may go.
+    pub(super) fn admit(&self, tenant: &TenantId) -> Admission {
+        let state = self.state(tenant);
+        let mut state = lock(&state);
+        let admission = state.breaker.admit(self.clock.instant());
+        if matches!(admission, Admission::Trial(_)) {
+            self.show(tenant, state.breaker.state());
+        }
+        admission
+    }
+
+    /// What came of one that went.
+    pub(super) fn judge(&self, tenant: &TenantId, epoch: Epoch, outcome: &Result<Answer, Failure>) {
+        let state = self.state(tenant);
+        let mut state = lock(&state);
+        let before = state.breaker.state();
+        match outcome {
+            Err(failure) if failure.is_outage() => {
+                let now = self.clock.instant();
+                let jitter = |whole| self.jitter.of(whole);
+                state.breaker.failed(epoch, now, jitter);
+            }
+            Ok(_) | Err(_) => state.breaker.succeeded(epoch),
+        }
+        let after = state.breaker.state();
+        if after != before {
+            self.show(tenant, after);
+            match after {
+                BreakerState::Closed => {
+                    tracing::info!(tenant = tenant.as_str(), "the ERP answers again");
+                }
+                BreakerState::Open | BreakerState::HalfOpen => {
+                    tracing::warn!(
+                        tenant = tenant.as_str(),
+                        "the ERP fails: requests are refused until a trial succeeds"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Counts a request that is made for the first time.
+    pub(super) fn deposit(&self, tenant: &TenantId) {
+        lock(&self.state(tenant)).budget.deposit();
+    }
+
+    /// Whether one may be sent again; then it is counted.
+    pub(super) fn withdraw(&self, tenant: &TenantId) -> bool {
+        lock(&self.state(tenant)).budget.withdraw()
+    }
+
+    /// Those whose breaker isn't closed.
+    pub(super) fn broken(&self) -> Vec<(TenantId, BreakerState)> {
+        let known = lock(&self.known);
+        let broken = known
+            .iter()
+            .filter(|(_, state)| **state != BreakerState::Closed);
+        broken.map(|(id, state)| (id.clone(), *state)).collect()
+    }
+
+    fn show(&self, tenant: &TenantId, state: BreakerState) {
+        let mut known = lock(&self.known);
+        if known.len() < MOST_LABELS || known.contains_key(tenant) {
+            known.insert(tenant.clone(), state);
+            let tenant = tenant.to_string();
+            let gauge = self.gauges.get_or_create(&TenantLabel { tenant });
+            gauge.set(state.as_metric());
+        }
+    }
+
+    fn state(&self, tenant: &TenantId) -> Arc<Mutex<State>> {
+        let mut states = lock(&self.states);
+        match states.get(tenant) {
+            Some(state) => state.clone(),
+            None => states.entry(tenant.clone()).or_default().clone(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
