@@ -4,6 +4,7 @@ RUN apk add --no-cache build-base cmake perl ca-certificates
 WORKDIR /src
 COPY Cargo.toml Cargo.lock clippy.toml ./
 COPY simulator simulator
+COPY benches benches
 COPY src src
 # The caches outlive the layer: a change of the sources compiles the sources only.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -113,7 +113,7 @@ async function startDemo() {
     port: find(/gateway +http:\/\/127\.0\.0\.1:(\d+)/),
     token: find(/^ +(eyJ\S+)$/m),
     orden: find(/\/v1\/ordenes\/(\d+)'/),
-    photo: find(/imagen=@(\S+)/),
+    photo: find(/imagen=@"([^"]+)"/),
   };
 }
 

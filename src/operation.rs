@@ -79,7 +79,9 @@ impl fmt::Display for Scope {
 
 /// A word that is none of Llavero's scopes.
 #[derive(Debug, thiserror::Error)]
-#[error("not one of Llavero's scopes")]
+#[error(
+    "not one of Llavero's scopes; there are: ordenes:read, ordenes:write, imagenes:write, proxy:read, proxy:write"
+)]
 pub struct UnknownScope;
 
 impl FromStr for Scope {

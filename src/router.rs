@@ -1,6 +1,7 @@
 //! What is mounted where, and the one layer stack.
 
 use axum::{Router, middleware};
+use tower::util::option_layer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
@@ -52,11 +53,13 @@ pub fn public(state: AppState, access_log: AccessLog, allowed_origins: &[String]
         .fallback(nothing_here)
         // Inside the rendering of problems: a panic becomes one.
         .layer(panics::layer())
-        // Renders every failure above, the framework's own too; needs the request id.
-        .layer(middleware::from_fn(problems::layer))
         // A preflight is answered here, without a token; errors get CORS headers too, or a
         // browser could not read them.
-        .layer(security_headers::cors(allowed_origins))
+        .layer(option_layer(security_headers::cors(allowed_origins)))
+        // Before CORS, which would answer it.
+        .layer(middleware::from_fn(security_headers::plain_options))
+        // Renders every failure above, the framework's own too; needs the request id.
+        .layer(middleware::from_fn(problems::layer))
         // On every answer, preflights and errors included.
         .layer(middleware::from_fn(security_headers::layer))
         // Sees the finished answer of everything that can fail, refuse or panic.

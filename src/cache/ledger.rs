@@ -28,11 +28,8 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Holder {
     bytes: u64,
-    entries: usize,
-    /// In the order of arrival. A place whose answer has gone is passed over.
+    /// In the order of arrival.
     places: VecDeque<(Key, Stamp)>,
-    /// The stay of an answer that was removed is over; its place is swept later.
-    removed: usize,
 }
 
 impl Ledger {
@@ -53,7 +50,6 @@ impl Ledger {
         let tenant = key.credential.tenant();
         let holder = self.holders.entry(tenant.clone()).or_default();
         holder.bytes += bytes;
-        holder.entries += 1;
         holder.places.push_back((key.clone(), stamp));
         stamp
     }
@@ -66,25 +62,6 @@ impl Ledger {
         }
     }
 
-    /// An answer leaves before its turn.
-    pub(super) fn take(
-        &mut self,
-        tenant: &TenantId,
-        bytes: u64,
-        is_held: impl Fn(&Key, Stamp) -> bool,
-    ) {
-        self.bytes -= bytes;
-        if let Some(holder) = self.holders.get_mut(tenant) {
-            holder.bytes -= bytes;
-            holder.entries -= 1;
-            holder.removed += 1;
-            if holder.removed > holder.entries + 16 {
-                holder.places.retain(|(key, stamp)| is_held(key, *stamp));
-                holder.removed = 0;
-            }
-        }
-    }
-
     /// Makes the tenant that holds most give one answer up; `look` tells what has become
     /// of an answer, and takes it out of the store where it may go. False where nobody holds anything.
     pub(super) fn evict(&mut self, look: impl Fn(&Key, Stamp) -> Option<Look>) -> bool {
@@ -94,11 +71,10 @@ impl Ledger {
         };
         while let Some((key, stamp)) = holder.places.pop_front() {
             match look(&key, stamp) {
-                None => holder.removed = holder.removed.saturating_sub(1),
+                None => {}
                 Some(Look::Used) => holder.places.push_back((key, stamp)),
                 Some(Look::Evicted(bytes)) => {
                     holder.bytes -= bytes;
-                    holder.entries -= 1;
                     self.bytes -= bytes;
                     return true;
                 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::de::IgnoredAny;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     config::{Config, mistake::Mistake},
     identity::Identity,
     tenants::Registry,
-    upstream::{Jitter, Lane, Request, Target, Upstream},
+    upstream::{Failure, Jitter, Lane, Party, Request, Target, Upstream},
 };
 
 use super::{Failed, counted, env, issuer_mistakes, runtime};
@@ -104,11 +105,21 @@ fn live(config: &Config, registry: &Registry) -> Result<(), Failed> {
                     clave: tenant.clave(),
                     credential,
                     target: &Target::cheapest(),
-                    lane: &Lane::Trial,
+                    party: &Party::alone(Lane::Trial),
                     abandoned: &CancellationToken::new(),
                 };
                 match upstream.get(request).await {
-                    Ok(_) => println!("{name}: accepted"),
+                    Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => {
+                        println!("{name}: accepted");
+                    }
+                    Ok(_) => {
+                        failed += 1;
+                        println!("{name}: what answers isn't the ERP's API: check upstream.base_url and the tenant's clave");
+                    }
+                    Err(Failure::NotFound) => {
+                        failed += 1;
+                        println!("{name}: nothing is at the ERP's address: check upstream.base_url and the tenant's clave");
+                    }
                     Err(failure) => {
                         failed += 1;
                         println!("{name}: the ERP can't be used with it: {failure}");

@@ -1,6 +1,6 @@
 //! `llavero demo`: everything in one process, no account, no files, no network.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64_simd::URL_SAFE_NO_PAD;
@@ -18,7 +18,7 @@ use crate::{
     tenants::{Clave, Credential, Registry, Tenant, TenantId},
 };
 
-use super::{Failed, env, runtime, serve::listen, stop_signals, token};
+use super::{Failed, env, print, runtime, serve::listen, stop_signals, token};
 
 /// A small real photo, for the upload line.
 const PHOTO: &[u8] = include_bytes!("demo.jpg");
@@ -74,8 +74,8 @@ async fn demo(arguments: &Arguments) -> Result<(), Failed> {
     let issuer = issuer();
     let (key, jwks) = signing_key()?;
     let scratch = tempdir()?;
-    let jwks_file = scratch.join("jwks.json");
-    let photo_file = scratch.join("foto.jpg");
+    let jwks_file = scratch.path().join("jwks.json");
+    let photo_file = scratch.path().join("foto.jpg");
     write(&jwks_file, jwks.to_string().as_bytes())?;
     write(&photo_file, PHOTO)?;
 
@@ -87,7 +87,7 @@ async fn demo(arguments: &Arguments) -> Result<(), Failed> {
         jwks_file: Some(jwks_file),
         ..issuer.clone()
     }];
-    let identity = Identity::load(&config.auth, &scratch, &env, clock.clone())
+    let identity = Identity::load(&config.auth, scratch.path(), &env, clock.clone())
         .map_err(|_| Failed::new("the demo's own key can't be read back"))?;
     let tenants = ["carper", "norte", "bahia"]
         .into_iter()
@@ -132,15 +132,27 @@ async fn demo(arguments: &Arguments) -> Result<(), Failed> {
             .await;
     });
 
-    println!("Llavero's demo: a simulated ERP with three tenants, and the gateway before it.\n");
-    println!("  gateway        http://{public_at}      reference page: http://{public_at}/docs");
-    println!("  admin port     http://{admin_at}      /metrics, /readyz?verbose");
-    println!(
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "Llavero's demo: a simulated ERP with three tenants, and the gateway before it.\n"
+    );
+    let _ = writeln!(
+        text,
+        "  gateway        http://{public_at}      reference page: http://{public_at}/docs"
+    );
+    let _ = writeln!(
+        text,
+        "  admin port     http://{admin_at}      /metrics, /readyz?verbose"
+    );
+    let _ = writeln!(
+        text,
         "  simulated ERP  http://{erp_at}      what it received: http://{erp_at}/_sim/requests\n"
     );
-    println!("Tokens, valid for 8 hours and in this process only:");
+    let _ = writeln!(text, "Tokens, valid for 8 hours and in this process only:");
     for ((sub, tenants, scopes), token) in USERS.iter().zip(&tokens) {
-        println!(
+        let _ = writeln!(
+            text,
             "\n  {sub}: {} ({})\n  {token}",
             tenants.join(", "),
             scopes.join(" ")
@@ -149,17 +161,23 @@ async fn demo(arguments: &Arguments) -> Result<(), Failed> {
     let token = tokens.first().map(String::as_str).unwrap_or_default();
     let orders = format!("http://{public_at}/v1/ordenes");
     let bearer = format!("-H 'Authorization: Bearer {token}'");
-    println!("\nTry it as ana: list, read, change, attach a photo.\n");
-    println!("curl {bearer} '{orders}?status=abierta&limit=2'");
-    println!("curl {bearer} '{orders}/{ORDEN}'");
-    println!(
+    let _ = writeln!(
+        text,
+        "\nTry it as ana: list, read, change, attach a photo.\n"
+    );
+    let _ = writeln!(text, "curl {bearer} '{orders}?status=abierta&limit=2'");
+    let _ = writeln!(text, "curl {bearer} '{orders}/{ORDEN}'");
+    let _ = writeln!(
+        text,
         "curl {bearer} -X PATCH -H 'Content-Type: application/json' -d '{{\"status\":\"en_proceso\",\"prioridad\":\"alta\"}}' '{orders}/{ORDEN}'"
     );
-    println!(
-        "curl {bearer} -F proceso=antes -F imagen=@{} '{orders}/{ORDEN}/imagenes'",
+    let _ = writeln!(
+        text,
+        "curl {bearer} -F proceso=antes -F 'imagen=@\"{}\"' '{orders}/{ORDEN}/imagenes'",
         photo_file.display()
     );
-    println!("\nCtrl-C ends it.");
+    let _ = writeln!(text, "\nCtrl-C ends it.");
+    print(&text)?;
 
     let drain = Drain {
         delay: Duration::ZERO,
@@ -170,7 +188,6 @@ async fn demo(arguments: &Arguments) -> Result<(), Failed> {
         .map_err(Failed::new);
     drained.cancel();
     let _ = erp_task.await;
-    let _ = fs::remove_dir_all(&scratch);
     ended
 }
 
@@ -209,11 +226,12 @@ fn demo_tenant(name: &str) -> Result<Tenant, Failed> {
     Ok(Tenant::with_default(id, clave, credential))
 }
 
-fn tempdir() -> Result<PathBuf, Failed> {
-    let dir = std::env::temp_dir().join(format!("llavero-demo-{}", std::process::id()));
-    fs::create_dir_all(&dir)
-        .map_err(|error| Failed(format!("can't make {}: {error}", dir.display())))?;
-    Ok(dir)
+/// A directory that is ours alone; it goes when it is dropped.
+fn tempdir() -> Result<tempfile::TempDir, Failed> {
+    tempfile::Builder::new()
+        .prefix("llavero-demo-")
+        .tempdir()
+        .map_err(|error| Failed(format!("can't make a temporary directory: {error}")))
 }
 
 fn write(path: &PathBuf, bytes: &[u8]) -> Result<(), Failed> {

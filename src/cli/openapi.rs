@@ -2,7 +2,7 @@
 
 use crate::{resources::reference::Rendered, router};
 
-use super::Failed;
+use super::{Failed, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -17,12 +17,10 @@ enum Format {
     Json,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "commands are alike")]
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     let document = Rendered::new(&router::document());
     match arguments.format {
-        Format::Yaml => print!("{}", document.yaml()),
-        Format::Json => println!("{}", document.json()),
+        Format::Yaml => print(document.yaml()),
+        Format::Json => print(&format!("{}\n", document.json())),
     }
-    Ok(())
 }

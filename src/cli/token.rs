@@ -69,7 +69,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
             "--sub must name somebody: a token without a subject is refused",
         ));
     }
-    if let Some(unknown) = arguments.scope.iter().find(|word| is_misspelt(word)) {
+    // As in a token, one argument may hold several words.
+    let words = arguments.scope.iter().flat_map(|it| it.split_whitespace());
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    if let Some(unknown) = words.iter().find(|word| is_misspelt(word)) {
         let known = Scope::ALL.map(Scope::as_str).join(", ");
         return Err(Failed(format!(
             "there is no scope {unknown:?}; there are: {known}"
@@ -121,10 +124,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         }
     };
     let default_scopes = ["ordenes:read", "ordenes:write", "imagenes:write"].map(str::to_owned);
-    let scopes = if arguments.scope.is_empty() {
+    let scopes = if words.is_empty() {
         &default_scopes[..]
     } else {
-        &arguments.scope
+        &words
     };
     let claims = claims(
         issuer,

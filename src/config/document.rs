@@ -314,9 +314,13 @@ fn unknown_key(
         None if known.is_empty() => tree.mistake(id, "unknown key; remove it"),
         None => tree.mistake(id, format!("unknown key; known here: {}", known.join(", "))),
     };
-    // `{secret-in-braces}` is a key without a value.
-    let bare = matches!(node.value, Value::Null) && meant.is_none();
-    if let (true, Some(parent)) = (bare, node.parent) {
+    // `{secret-in-braces}` is a key without a value, and `{secret: x}` one that is no setting's name.
+    let is_a_name = key.len() <= 40
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let may_be_secret = matches!(node.value, Value::Null) || !is_a_name;
+    if let (true, None, Some(parent)) = (may_be_secret, meant, node.parent) {
         mistake.key = tree.key(parent);
     }
     (mistake, meant)

@@ -58,28 +58,66 @@ pub enum SecretSource {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file can't be read.
-    #[error("can't read the secret in {}: {error}; check the path and its permissions", path.display())]
+    #[error(
+        "can't read the secret in {}: {error}; check the path and its permissions",
+        shown_path(path)
+    )]
     Unreadable {
-        /// The file.
+        /// The file, as it was named.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
     /// The file is no text or too large for a secret.
-    #[error("{} isn't a secret: it must be UTF-8 text of at most 64 KiB", .0.display())]
+    #[error("{} isn't a secret: it must be UTF-8 text of at most 64 KiB", shown_path(.0))]
     NotText(PathBuf),
     /// The file has nothing in it.
-    #[error("{} is empty; write the secret in it", .0.display())]
+    #[error("{} is empty; write the secret in it", shown_path(.0))]
     EmptyFile(PathBuf),
     /// The variable isn't set.
-    #[error("the environment variable {0} isn't set; set it to the secret")]
+    #[error("the environment variable {} isn't set; set it to the secret", shown_variable(.0))]
     Unset(String),
     /// The variable is set to nothing.
-    #[error("the environment variable {0} is empty; set it to the secret")]
+    #[error("the environment variable {} is empty; set it to the secret", shown_variable(.0))]
     EmptyVariable(String),
     /// The configuration has an empty string.
     #[error("the secret is empty; write {{file: PATH}} or {{env: NAME}}")]
     EmptyInline,
+}
+
+/// A file's name, unless it may be the secret itself: what fills in templates puts it there.
+fn shown_path(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let names_a_place = text.starts_with(['/', '.']) || text.contains('/') || text.contains('.');
+    let is_plain = text.len() <= 200
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    // A path is words; base64 and keys mix all that there is in one word.
+    let is_words = text
+        .split(['/', '.', '_', '-'])
+        .all(|word| word.len() <= 24);
+    if names_a_place && is_plain && is_words {
+        text.into_owned()
+    } else {
+        "the file that is named here".to_owned()
+    }
+}
+
+/// A variable's name, if it is written as one.
+fn shown_variable(name: &str) -> &str {
+    let is_name = name.len() <= 100
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    if is_name { name } else { "that is named here" }
+}
+
+/// Whether a plain string looks like a way to a secret that lost its form on the way.
+fn is_a_lost_reference(text: &str) -> bool {
+    ["file:", "env:", "${", "$(", "{{", "/"]
+        .into_iter()
+        .any(|beginning| text.trim_start().starts_with(beginning))
 }
 
 impl SecretSource {
@@ -96,7 +134,7 @@ impl SecretSource {
             #[expect(clippy::disallowed_methods, reason = "only whether there is one")]
             Self::Inline(secret) if secret.expose().is_empty() => Err(SecretError::EmptyInline),
             Self::Inline(secret) => Ok(secret.clone()),
-            Self::File(path) => from_file(&base_dir.join(path)),
+            Self::File(path) => from_file(base_dir, path),
             Self::Env(name) => match env(name) {
                 None => Err(SecretError::Unset(name.clone())),
                 Some(text) if text.is_empty() => Err(SecretError::EmptyVariable(name.clone())),
@@ -106,9 +144,9 @@ impl SecretSource {
     }
 }
 
-fn from_file(path: &Path) -> Result<Secret, SecretError> {
+fn from_file(base_dir: &Path, path: &Path) -> Result<Secret, SecretError> {
     let mut bytes = Vec::new();
-    File::open(path)
+    File::open(base_dir.join(path))
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| SecretError::Unreadable {
             path: path.to_owned(),
@@ -149,6 +187,11 @@ impl<'de> Deserialize<'de> for SecretSource {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<SecretSource, E> {
+                if is_a_lost_reference(text) {
+                    return Err(E::custom(
+                        "looks like a reference but is plain text, so it would be the secret itself; write {file: PATH} or {env: NAME}, with a space behind the colon",
+                    ));
+                }
                 Ok(SecretSource::Inline(text.to_owned().into()))
             }
 
@@ -213,7 +256,7 @@ mod tests {
                 .expect_err("is refused")
                 .to_string()
         };
-        assert!(told(SecretSource::File("missing".into())).contains("missing"));
+        assert!(told(SecretSource::File("keys/missing".into())).contains("keys/missing"));
         assert!(told(SecretSource::File("empty".into())).contains("is empty"));
         let binary = told(SecretSource::File("binary".into()));
         assert!(binary.contains("isn't a secret") && !binary.contains("hunter2"));
@@ -221,5 +264,46 @@ mod tests {
         assert!(told(SecretSource::Inline(String::new().into())).contains("empty"));
         let empty = SecretSource::Env("X".into()).resolve(dir.path(), &|_| Some(String::new()));
         assert!(matches!(empty, Err(SecretError::EmptyVariable(_))));
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_its_reference_is_not_told() {
+        let told = |source: SecretSource| match source.resolve(Path::new("/etc/llavero"), &none) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("there is none"),
+        };
+        for secret in [
+            "Hunter2SecretValue",
+            "hunter2",
+            "f3b1c0ffee5c0ffee5c0ffee5c0ffee5c0ffee50",
+            "aGVsbG8/d29ybGQvaGVsbG93b3JsZGhlbGxvd29ybGQ=",
+            "-----BEGIN PRIVATE KEY-----\nMIG",
+        ] {
+            for source in [
+                SecretSource::Env(secret.to_owned()),
+                SecretSource::File(secret.into()),
+            ] {
+                let told = told(source);
+                assert!(!told.contains(secret), "{told}");
+            }
+        }
+        assert!(told(SecretSource::Env("CARPER_API_KEY".to_owned())).contains("CARPER_API_KEY"));
+        let file = "/run/secrets/llavero/carper/api-key";
+        assert!(told(SecretSource::File(file.into())).contains(file));
+    }
+
+    #[test]
+    fn a_reference_that_lost_its_form_is_no_secret() {
+        for text in [
+            "file:/run/secrets/k",
+            "env:KEY",
+            "${KEY}",
+            "$(cat k)",
+            "{{ .Values.key }}",
+            "/run/secrets/k",
+        ] {
+            assert!(is_a_lost_reference(text), "{text}");
+        }
+        assert!(!is_a_lost_reference("f3b1c0ffee5c0ffee5c0"));
     }
 }

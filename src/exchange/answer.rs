@@ -77,6 +77,9 @@ pub enum ExchangeError {
     /// It answered something that can't be used.
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    /// The record isn't in the state that the change was made for.
+    #[error("the record has changed")]
+    Changed,
     /// The caller wanted a kept answer and nothing else.
     #[error("nothing is kept, and the caller wants nothing else")]
     NotCached,
@@ -91,10 +94,12 @@ impl ExchangeError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Upstream(Failure::RateLimited { .. } | Failure::Oversized { .. }) => true,
+            Self::Upstream(
+                Failure::RateLimited { .. } | Failure::Paused { .. } | Failure::Oversized { .. },
+            ) => true,
             Self::Upstream(failure) => failure.is_outage(),
             Self::Unfit(Unfit::Unreadable) | Self::Interrupted => true,
-            Self::Unfit(Unfit::Mismatch) | Self::NotCached => false,
+            Self::Unfit(Unfit::Mismatch) | Self::NotCached | Self::Changed => false,
         }
     }
 }

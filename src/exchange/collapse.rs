@@ -18,6 +18,8 @@ use futures_util::{
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::upstream::{Joining, Lane, Party};
+
 /// The fetches under way. Nobody waits for them at the end of the process: what they
 /// fetch is for callers, and by then there are none.
 pub(super) struct Flights<K, T> {
@@ -30,6 +32,7 @@ struct Flight<T> {
     number: u64,
     outcome: Shared<BoxFuture<'static, Option<T>>>,
     waiting: usize,
+    joining: Joining,
     abandoned: CancellationToken,
 }
 
@@ -63,18 +66,22 @@ where
     pub(super) async fn join<F>(
         &self,
         key: K,
-        fetch: impl FnOnce(CancellationToken) -> F,
+        lane: Lane,
+        fetch: impl FnOnce(Party, CancellationToken) -> F,
     ) -> (Option<T>, Role)
     where
         F: Future<Output = T> + Send + 'static,
     {
         let (outcome, role, _interest) = {
             let mut flights = self.lock();
-            let role = match flights.contains_key(&key) {
-                true => Role::Follower,
-                false => Role::Leader,
+            let role = match flights.get(&key) {
+                Some(flight) => {
+                    flight.joining.join(lane.clone());
+                    Role::Follower
+                }
+                None => Role::Leader,
             };
-            let flight = self.begin(&mut flights, &key, fetch);
+            let flight = self.begin(&mut flights, &key, lane, fetch);
             flight.waiting += 1;
             let interest = Interest {
                 flights: self.under_way.clone(),
@@ -87,11 +94,15 @@ where
     }
 
     /// Begins `fetch`, unless an equal one is under way, and waits for nothing. It is never abandoned.
-    pub(super) fn start<F>(&self, key: K, fetch: impl FnOnce(CancellationToken) -> F)
-    where
+    pub(super) fn start<F>(
+        &self,
+        key: K,
+        lane: Lane,
+        fetch: impl FnOnce(Party, CancellationToken) -> F,
+    ) where
         F: Future<Output = T> + Send + 'static,
     {
-        self.begin(&mut self.lock(), &key, fetch).waiting += 1;
+        self.begin(&mut self.lock(), &key, lane, fetch).waiting += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
@@ -104,7 +115,8 @@ where
         &self,
         flights: &'a mut HashMap<K, Flight<T>>,
         key: &K,
-        fetch: impl FnOnce(CancellationToken) -> F,
+        lane: Lane,
+        fetch: impl FnOnce(Party, CancellationToken) -> F,
     ) -> &'a mut Flight<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -118,7 +130,8 @@ where
                 key: key.clone(),
                 number,
             };
-            let fetch = fetch(abandoned.clone());
+            let (party, joining) = Party::of(lane);
+            let fetch = fetch(party, abandoned.clone());
             self.tasks.spawn(async move {
                 let outcome = fetch.await;
                 drop(landing);
@@ -129,6 +142,7 @@ where
                 number,
                 outcome: receiver.map(Result::ok).boxed().shared(),
                 waiting: 0,
+                joining,
                 abandoned,
             }
         })

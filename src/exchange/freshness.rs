@@ -31,6 +31,10 @@ impl Windows {
     /// The standing of an answer of that age.
     #[must_use]
     pub fn standing(&self, age: Duration) -> Standing {
+        // A ttl of nothing keeps nothing, not even for failures.
+        if self.ttl.is_zero() {
+            return Standing::Dead;
+        }
         let since_stale = match age.checked_sub(self.ttl) {
             None => return Standing::Fresh,
             Some(since) => since,

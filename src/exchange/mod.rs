@@ -11,12 +11,17 @@ mod answer;
 mod collapse;
 mod freshness;
 mod generation;
+mod records;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -32,7 +37,7 @@ use crate::{
     operation::{Effect, FreshnessClass},
     telemetry::audit::{self, Outcome},
     tenants::TenantId,
-    upstream::{BreakerState, Failure, Lane, Payload, Request, Target, Upstream},
+    upstream::{BreakerState, Failure, Lane, Party, Payload, Request, Target, Upstream},
 };
 
 pub use answer::{ExchangeError, Fetched, Served, Unfit, Verdict, Why};
@@ -41,6 +46,10 @@ pub use generation::Subject;
 
 use collapse::{Flights, Role};
 use generation::{Change, Generations};
+use records::Records;
+
+/// An answer over this many bytes is translated where it holds up nobody else's requests.
+const LARGE_ANSWER: usize = 512 * 1024;
 
 /// How long answers of each class may be served, from `cache.*`.
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +71,12 @@ struct Parts {
     clock: Clock,
     tasks: TaskTracker,
     generations: Generations,
+    records: Records,
     flights: Flights<Flight, Result<Landed, ExchangeError>>,
     results: Family<ResultLabel, Counter>,
+    uploaded: Counter,
+    looks: AtomicU64,
+    fetches: AtomicU64,
 }
 
 /// What to read.
@@ -110,6 +123,25 @@ pub struct Write {
     pub record: (&'static str, u64),
     /// For the audit record.
     pub image: Option<audit::Image>,
+    /// What must hold of the record first.
+    pub condition: Option<Condition>,
+}
+
+/// A condition on the record's present state (RFC 9110 §13.1.1). Between the look and the
+/// change no other change of this gateway comes in.
+pub struct Condition {
+    /// How the record is read.
+    pub read: Read,
+    /// From the ERP's bytes to ours.
+    pub translate: fn(&[u8], u64) -> Result<Representation, Unfit>,
+    /// Whether a record with that validator may be changed.
+    pub allows: Box<dyn Fn(&HeaderValue) -> bool + Send>,
+}
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Condition").field(&self.read).finish()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +156,9 @@ struct Flight {
     key: cache::Key,
     generation: Generation,
     from_upstream: bool,
+    /// A look that a change depends on shares nothing: an equal fetch may have begun
+    /// before what it must see.
+    alone: Option<u64>,
 }
 
 /// A fetch's answer.
@@ -158,6 +193,12 @@ impl Exchange {
             "Reads by how the cache handled them",
             results.clone(),
         );
+        let uploaded = Counter::default();
+        metrics.register(
+            "llavero_upload_bytes",
+            "Bytes of photos that the ERP took, as they were before base64",
+            uploaded.clone(),
+        );
         let generations = Generations::new(clock.instant());
         Self(Arc::new(Parts {
             cache,
@@ -166,8 +207,12 @@ impl Exchange {
             clock,
             tasks,
             generations,
+            records: Records::default(),
             flights: Flights::default(),
             results,
+            uploaded,
+            looks: AtomicU64::new(0),
+            fetches: AtomicU64::new(0),
         }))
     }
 
@@ -206,16 +251,10 @@ impl Exchange {
                         key,
                         generation,
                         from_upstream: false,
+                        alone: None,
                     };
-                    let fetch = parts.fetch(
-                        permit,
-                        read,
-                        windows,
-                        flight.clone(),
-                        Lane::Refresh,
-                        translate,
-                    );
-                    parts.flights.start(flight, fetch);
+                    let fetch = parts.fetch(permit, read, windows, flight.clone(), translate);
+                    parts.flights.start(flight, Lane::Refresh, fetch);
                 }
                 return Ok(parts.served(entry, windows, Verdict::StaleWhileRevalidate));
             }
@@ -234,10 +273,11 @@ impl Exchange {
             key: key.clone(),
             generation,
             from_upstream: why == Why::Request,
+            alone: matches!(permit.operation().effect, Effect::Write)
+                .then(|| parts.looks.fetch_add(1, Ordering::Relaxed)),
         };
-        let lane = lane_of(permit);
-        let fetch = parts.fetch(permit, read, windows, flight.clone(), lane, translate);
-        let (outcome, role) = parts.flights.join(flight, fetch).await;
+        let fetch = parts.fetch(permit, read, windows, flight.clone(), translate);
+        let (outcome, role) = parts.flights.join(flight, lane_of(permit), fetch).await;
         match outcome.unwrap_or(Err(ExchangeError::Interrupted)) {
             Ok(landed) => {
                 let fetched = match (role, landed.how) {
@@ -272,18 +312,58 @@ impl Exchange {
     where
         T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
-        let parts = self.0.clone();
+        let (this, parts) = (self.clone(), self.0.clone());
         let task = async move {
+            let (_, id) = write.record;
+            let until = parts.clock.instant() + parts.upstream.patience();
+            let turn = match (&write.payload, &write.condition) {
+                // A photo overwrites nothing that a condition looked at.
+                (Payload::Image { .. }, _) => Ok(None),
+                (Payload::Patch(_), condition) => {
+                    let record = (permit.tenant().id().clone(), id);
+                    let turn = parts.records.turn(record, condition.is_some());
+                    parts
+                        .clock
+                        .before(until, turn)
+                        .await
+                        .flatten()
+                        .map(Some)
+                        .ok_or(())
+                }
+            };
+            let Ok(_turn) = turn else {
+                audit::write(&permit, id, Outcome::Refused, None, write.image.as_ref());
+                let retry_after = parts.upstream.patience();
+                return Err(Failure::QueueFull { retry_after }.into());
+            };
+            if let Some(condition) = write.condition {
+                let Condition {
+                    read,
+                    translate,
+                    allows,
+                } = condition;
+                let present = this
+                    .read(&permit, read, move |body| translate(body, id))
+                    .await;
+                let refused = match present {
+                    Ok(present) if allows(present.representation.etag()) => None,
+                    Ok(_) => Some(ExchangeError::Changed),
+                    Err(error) => Some(error),
+                };
+                if let Some(error) = refused {
+                    audit::write(&permit, id, Outcome::Refused, None, None);
+                    return Err(error);
+                }
+            }
             let request = Request {
                 clave: permit.tenant().clave(),
                 credential: permit.credential(),
                 target: &write.target,
-                lane: &lane_of(&permit),
+                party: &Party::alone(lane_of(&permit)),
                 // Nobody can leave a change.
                 abandoned: &CancellationToken::new(),
             };
             let answer = parts.upstream.send(request, &write.payload).await;
-            parts.drop_changed(permit.tenant().id(), write.record, answer.as_ref().err());
             let upstream_status = match &answer {
                 Ok(answer) => Some(answer.status),
                 Err(failure) => failure.status(),
@@ -291,12 +371,15 @@ impl Exchange {
             let result = answer
                 .map_err(ExchangeError::from)
                 .and_then(|answer| Ok(Arc::new(translate(&answer.body)?)));
+            parts.drop_changed(permit.tenant().id(), write.record, result.as_ref().err());
+            if let (Ok(_), Some(image)) = (&result, &write.image) {
+                parts.uploaded.inc_by(image.bytes as u64);
+            }
             let outcome = match &result {
                 Ok(_) => Outcome::Done,
                 Err(ExchangeError::Upstream(failure)) if failure.is_certain() => Outcome::Refused,
                 Err(_) => Outcome::Unknown,
             };
-            let (_, id) = write.record;
             audit::write(&permit, id, outcome, upstream_status, write.image.as_ref());
             result
         };
@@ -328,15 +411,14 @@ impl Parts {
         read: Read,
         windows: Windows,
         flight: Flight,
-        lane: Lane,
         translate: T,
-    ) -> impl FnOnce(CancellationToken) -> BoxedFetch + use<T>
+    ) -> impl FnOnce(Party, CancellationToken) -> BoxedFetch + use<T>
     where
         T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
         let (this, permit) = (self.clone(), permit.clone());
         let span = tracing::Span::current();
-        move |abandoned| {
+        move |party, abandoned| {
             let fetch = async move {
                 // Another fetch may have landed between the look into the cache and this.
                 if let Some(entry) = this.cache.get(&flight.key)
@@ -351,22 +433,30 @@ impl Parts {
                     clave: permit.tenant().clave(),
                     credential: permit.credential(),
                     target: &read.target,
-                    lane: &lane,
+                    party: &party,
                     abandoned: &abandoned,
                 };
-                let asked_at = this.clock.instant();
-                let settled =
-                    this.generations
-                        .is_settled(permit.tenant().id(), read.subject, asked_at);
+                let asked = this.fetches.fetch_add(1, Ordering::Relaxed);
+                let now = this.clock.instant();
+                let settled = this
+                    .generations
+                    .is_settled(permit.tenant().id(), read.subject, now);
                 let answer = this.upstream.get(request).await.inspect_err(|failure| {
                     // What is gone, or not ours to see any more, isn't brought back by an outage.
                     if matches!(failure, Failure::NotFound | Failure::CredentialRejected(_)) {
-                        this.cache.remove(&flight.key, asked_at);
+                        this.cache.remove(flight.key.clone(), asked);
                     }
                 })?;
+                let representation = if answer.len() > LARGE_ANSWER {
+                    tokio::task::spawn_blocking(move || translate(&answer))
+                        .await
+                        .unwrap_or(Err(Unfit::Unreadable))?
+                } else {
+                    translate(&answer)?
+                };
                 let entry = Entry {
-                    representation: Arc::new(translate(&answer)?),
-                    asked_at,
+                    representation: Arc::new(representation),
+                    asked,
                     stored_at: this.clock.instant(),
                     generation: flight.generation,
                 };
@@ -401,11 +491,12 @@ impl Parts {
         &self,
         tenant: &TenantId,
         (kind, id): (&'static str, u64),
-        failure: Option<&Failure>,
+        error: Option<&ExchangeError>,
     ) {
-        let change = match failure {
+        let change = match error {
             None => Change::Made,
-            Some(failure) if failure.is_certain() => return,
+            Some(ExchangeError::Upstream(failure)) if failure.is_certain() => return,
+            // A page that says 200 may be anybody's.
             Some(_) => Change::Doubtful,
         };
         let now = self.clock.instant();

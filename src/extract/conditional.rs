@@ -9,7 +9,10 @@ use http::{
     request::Parts,
 };
 
-use crate::exchange::Wanted;
+use crate::{
+    exchange::Wanted,
+    problem::{Code, FieldError, Problem},
+};
 
 /// What the caller takes from the cache (RFC 9111 §5.2.1). Other directives ask for
 /// nothing that this cache does.
@@ -63,13 +66,22 @@ impl IfMatch {
 }
 
 impl<S: Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let present = parts.headers.contains_key(IF_MATCH);
-        Ok(Self(present.then(|| {
-            list(&parts.headers, &IF_MATCH).map(str::to_owned).collect()
-        })))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if !parts.headers.contains_key(IF_MATCH) {
+            return Ok(Self(None));
+        }
+        let tags: Vec<String> = list(&parts.headers, &IF_MATCH).map(str::to_owned).collect();
+        // A weak validator never matches here, so who sends one would be told for ever
+        // that the record has changed.
+        let is_strong = |tag: &String| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
+        if tags.iter().all(|tag| tag == "*" || is_strong(tag)) {
+            return Ok(Self(Some(tags)));
+        }
+        let detail = "Must be the `ETag` as it was sent, quotes included and without `W/`, or `*`. Something on the way may have changed it.";
+        Err(Problem::of(Code::InvalidParameter)
+            .with_errors(vec![FieldError::parameter("If-Match", detail)]))
     }
 }
 

@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use crate::problem::{Code, Problem};
 
-use super::body;
+use super::body::{self, Limit};
 
 /// An order's fields are a few hundred bytes and its description a few thousand.
-const MAX_BYTES: usize = 256 * 1024;
+const MAX_BYTES: u64 = 256 * 1024;
 
 /// An object of `application/json` or `application/merge-patch+json` (RFC 7396).
 #[derive(Debug)]
@@ -37,8 +37,18 @@ impl<S: Sync> FromRequest<S> for JsonObject {
                 "This operation takes `Content-Type: application/json` or `application/merge-patch+json`, in UTF-8.",
             ));
         }
-        body::check_promise(request.headers(), MAX_BYTES as u64, "The body")?;
-        let bytes = body::read(request.into_body(), MAX_BYTES, "The body").await?;
+        let (parts, body) = request.into_parts();
+        let limit = Limit {
+            bytes: MAX_BYTES,
+            field: None,
+        };
+        let bytes = body::read(&parts.headers, body, limit).await?;
+        if bytes.is_empty() {
+            return Err(Problem::new(
+                Code::MalformedBody,
+                "The body is empty. Send a JSON object with the fields to change.",
+            ));
+        }
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Self(object)),
             Ok(_) => Err(Problem::new(

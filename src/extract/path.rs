@@ -58,7 +58,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
                 .and_then(|(_, id)| id.parse().ok())
         });
         id.map(Self).ok_or_else(|| {
-            let detail = "The id in the address must be a positive whole number, such as 11448: the record's internal `id`, not its `clave`.";
+            let detail = "The id in the address must be a positive whole number of at most 18 digits, such as 11448: the record's internal `id`, not its `clave`.";
             Problem::new(Code::InvalidParameter, detail)
                 .with_errors(vec![FieldError::parameter("id", detail)])
         })

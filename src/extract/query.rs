@@ -11,8 +11,8 @@ use crate::problem::{Code, FieldError, Problem};
 
 /// The parameters of one operation.
 pub trait Parameters: Sized {
-    /// Their names.
-    const NAMES: &'static [&'static str];
+    /// Their names, in groups.
+    const NAMES: &'static [&'static [&'static str]];
 
     /// Reads them; what is wrong is noted in `values`.
     fn read(values: &mut Values<'_>) -> Self;
@@ -23,7 +23,7 @@ pub trait Parameters: Sized {
 pub struct NoParameters;
 
 impl Parameters for NoParameters {
-    const NAMES: &'static [&'static str] = &[];
+    const NAMES: &'static [&'static [&'static str]] = &[];
 
     fn read(_: &mut Values<'_>) -> Self {
         Self
@@ -74,10 +74,11 @@ impl<S: Sync, T: Parameters> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         let pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+        let names = T::NAMES.concat();
         let unknown: Vec<FieldError> = pairs
             .iter()
-            .filter(|(name, _)| !T::NAMES.contains(&name.as_ref()))
-            .map(|(name, _)| unknown(name, T::NAMES))
+            .filter(|(name, _)| !names.contains(&name.as_ref()))
+            .map(|(name, _)| unknown(name, &names))
             .collect();
         if !unknown.is_empty() {
             return Err(Problem::of(Code::UnknownParameter).with_errors(unknown));
@@ -86,7 +87,7 @@ impl<S: Sync, T: Parameters> FromRequestParts<S> for Query<T> {
             pairs,
             errors: Vec::new(),
         };
-        for name in T::NAMES {
+        for name in names {
             if values.pairs.iter().filter(|(key, _)| key == name).count() > 1 {
                 values.refuse(name, "The parameter was sent more than once; send it once.");
             }

@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 use crate::config::{self, secret::SecretError};
 
+use super::soundness;
+
 /// HS256's hash is 32 bytes, and a shorter key is weaker than it (RFC 7518 §3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
@@ -31,7 +33,10 @@ struct Key {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file isn't there or can't be read.
-    #[error("can't read {}: {error}; check the path and its permissions", path.display())]
+    #[error(
+        "can't read {}: {error}; check the path and its permissions",
+        shown(path)
+    )]
     Unreadable {
         /// The setting that named it.
         setting: &'static str,
@@ -41,7 +46,7 @@ pub enum KeyError {
         error: io::Error,
     },
     /// The file isn't what the setting says.
-    #[error("{} isn't {expected}", path.display())]
+    #[error("{} isn't {expected}", shown(path))]
     Malformed {
         /// The setting that named it.
         setting: &'static str,
@@ -50,8 +55,18 @@ pub enum KeyError {
         /// What belongs there.
         expected: &'static str,
     },
+    /// A key of a JWK Set that no token could be verified with.
+    #[error("{}: the key {kid} {what}", shown(path))]
+    Unsound {
+        /// The file.
+        path: PathBuf,
+        /// Its `kid`, or its place in the set.
+        kid: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A JWK Set without a usable key.
-    #[error("{} has no signing key for the issuer's algorithms; add the provider's public keys or correct `algorithms`", .0.display())]
+    #[error("{} has no signing key for the issuer's algorithms; add the provider's public keys or correct `algorithms`", shown(.0))]
     NoUsableKey(PathBuf),
     /// The shared secret can't be had.
     #[error("{0}")]
@@ -66,12 +81,22 @@ pub enum KeyError {
     NoSource,
 }
 
+/// A file's name, unless a whole key was pasted in its place.
+fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if text.len() > 300 || text.contains(char::is_control) || text.contains("-----") {
+        "the file that is named here".to_owned()
+    } else {
+        text.into_owned()
+    }
+}
+
 impl KeyError {
     /// The setting at fault, relative to the issuer.
     pub(crate) fn setting(&self) -> &'static str {
         match self {
             Self::Unreadable { setting, .. } | Self::Malformed { setting, .. } => setting,
-            Self::NoUsableKey(_) => "jwks_file",
+            Self::NoUsableKey(_) | Self::Unsound { .. } => "jwks_file",
             Self::Secret(_) | Self::ShortSecret(_) => "secret",
             Self::NoSource => "issuer",
         }
@@ -116,12 +141,36 @@ impl KeySet {
             path: path.to_owned(),
             expected: "a JWK Set: {\"keys\": [...]} (RFC 7517 §5)",
         })?;
-        let keys: Vec<Key> = set
-            .keys
-            .into_iter()
-            .filter_map(|value| serde_json::from_value::<Jwk>(value).ok())
-            .filter_map(|jwk| Key::from_jwk(&jwk, algorithms))
-            .collect();
+        let mut keys: Vec<Key> = Vec::new();
+        for (index, value) in set.keys.into_iter().enumerate() {
+            let unsound = |kid: Option<&str>, what| KeyError::Unsound {
+                path: path.to_owned(),
+                kid: kid.map_or_else(|| format!("number {}", index + 1), |kid| format!("{kid:?}")),
+                what,
+            };
+            if value.get("d").is_some() {
+                let kid = value.get("kid").and_then(serde_json::Value::as_str);
+                let what = "is a private key; give the gateway the public one only, and make a new pair: this one has been seen";
+                return Err(unsound(kid, what));
+            }
+            let Some(jwk) = serde_json::from_value::<Jwk>(value).ok() else {
+                continue;
+            };
+            let kid = jwk.common.key_id.as_deref();
+            let Some(key) = Key::from_jwk(&jwk, algorithms) else {
+                continue;
+            };
+            if !soundness::of_jwk(&jwk) {
+                return Err(unsound(
+                    kid,
+                    "isn't a public key of its kind (RSA needs 2048 bits, EC a point on its curve); export it again",
+                ));
+            }
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(unsound(kid, "has the same `kid` as another; remove one"));
+            }
+            keys.push(key);
+        }
         if keys.is_empty() {
             Err(KeyError::NoUsableKey(path.to_owned()))
         } else {
@@ -132,17 +181,23 @@ impl KeySet {
     fn from_pem(path: &Path, algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         let pem = read(path, "public_key_file")?;
         let family = algorithms.first().map(|algorithm| algorithm.family());
+        let malformed = |expected| KeyError::Malformed {
+            setting: "public_key_file",
+            path: path.to_owned(),
+            expected,
+        };
+        if !soundness::of_pem(&pem, algorithms) {
+            return Err(malformed(
+                "a public key in PEM (-----BEGIN PUBLIC KEY-----) of the kind that `algorithms` needs: RSA of 2048 bits or more for RS* and PS*, P-256 for ES256, P-384 for ES384, Ed25519 for EdDSA",
+            ));
+        }
         let key = match family {
             Some(AlgorithmFamily::Rsa) => DecodingKey::from_rsa_pem(&pem),
             Some(AlgorithmFamily::Ec) => DecodingKey::from_ec_pem(&pem),
             Some(AlgorithmFamily::Ed) => DecodingKey::from_ed_pem(&pem),
             Some(AlgorithmFamily::Hmac) | None => return Err(KeyError::NoSource),
         };
-        let key = key.map_err(|_| KeyError::Malformed {
-            setting: "public_key_file",
-            path: path.to_owned(),
-            expected: "a public key in PEM (-----BEGIN PUBLIC KEY-----) of the kind that `algorithms` needs",
-        })?;
+        let key = key.map_err(|_| malformed("a public key in PEM"))?;
         Ok(Self(vec![Key {
             id: None,
             algorithms: algorithms.to_vec(),

@@ -3,6 +3,7 @@
 
 mod claims;
 mod keys;
+mod soundness;
 mod token;
 
 use std::{fmt, path::Path, sync::Arc};

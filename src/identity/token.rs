@@ -21,6 +21,9 @@ pub enum InvalidToken {
     /// Over 8 KiB.
     #[error("the token is over 8 KiB")]
     TooLong,
+    /// More than one `Authorization` field.
+    #[error("the header `Authorization` was sent more than once")]
+    Several,
     /// Not three parts of base64url with JSON inside.
     #[error("the token is not a signed JWT in compact form")]
     Malformed,
@@ -66,9 +69,15 @@ struct Header {
     alg: String,
     typ: Option<String>,
     kid: Option<String>,
+    #[serde(default, deserialize_with = "present")]
     crit: Option<Value>,
-    #[serde(rename = "b64")]
+    #[serde(rename = "b64", default, deserialize_with = "present")]
     unencoded: Option<Value>,
+}
+
+/// A member that is there, null included.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
 }
 
 pub(super) fn verify(

@@ -17,7 +17,11 @@ use prometheus_client::{
 };
 use tracing::{Instrument as _, Span, field};
 
-use crate::{clock::Clock, exchange::Verdict, problem::Problem};
+use crate::{
+    clock::Clock,
+    exchange::Verdict,
+    problem::{Code, Problem},
+};
 
 use super::request_id::RequestId;
 
@@ -60,11 +64,13 @@ impl AccessLog {
     }
 }
 
-/// The span that the other layers add what they learn to.
+/// The span that the other layers add what they learn to. Its level lets it stand beside
+/// the lines of any level.
 fn span(request_id: &str) -> Span {
-    tracing::info_span!(
+    tracing::error_span!(
         "request",
         request_id,
+        issuer = field::Empty,
         tenant = field::Empty,
         credential = field::Empty,
         sub = field::Empty
@@ -129,7 +135,8 @@ impl Line {
         let cache = verdict.map(|verdict| verdict.as_str());
         self.span.in_scope(|| {
             // A level is fixed where a line is written.
-            if status >= 500 {
+            // Who wants nothing but a kept answer expects that there may be none.
+            if status >= 500 && problem.is_none_or(|it| it.code() != Code::NotCached) {
                 tracing::warn!(
                     method,
                     route,

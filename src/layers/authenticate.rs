@@ -45,10 +45,8 @@ pub async fn layer(
 ) -> Response {
     match authenticator.caller(request.headers()) {
         Ok(caller) => {
-            let span = tracing::Span::current();
-            span.record("sub", &**caller.claims().subject());
             if let Some(tenant) = caller.tenant() {
-                span.record("tenant", tenant.as_str());
+                tracing::Span::current().record("tenant", tenant.as_str());
             }
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -60,6 +58,10 @@ pub async fn layer(
 impl Authenticator {
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let claims = self.identity.verify(bearer(headers)?)?;
+        // Whoever is refused from here on is known.
+        let span = tracing::Span::current();
+        span.record("issuer", &**claims.issuer());
+        span.record("sub", &**claims.subject());
         let wanted = tenant_header(headers)?;
         Ok(Caller::new(claims, &self.registry, wanted)?)
     }
@@ -74,7 +76,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut fields = headers.get_all(AUTHORIZATION).into_iter();
     let field = fields.next().ok_or_else(missing)?;
     if fields.next().is_some() {
-        return Err(InvalidToken::Malformed.into());
+        return Err(InvalidToken::Several.into());
     }
     let field = field.to_str().map_err(|_| InvalidToken::Malformed)?;
     let (scheme, token) = field.split_once(' ').unwrap_or((field, ""));

@@ -88,7 +88,7 @@ catalog! {
     Overloaded "overloaded" SERVICE_UNAVAILABLE "The gateway is busy"
         "Wait for `Retry-After` and try again."
     UpstreamRateLimited "upstream-rate-limited" SERVICE_UNAVAILABLE "The ERP limits this tenant's requests"
-        "Wait for `Retry-After` and try again. Requests with `Cache-Control: no-cache` go round the cache: send fewer of them."
+        "Nothing was changed. Wait for `Retry-After` and try again. If it happens often, ask less: `Cache-Control: no-cache` goes round the cache."
     UpstreamUnavailable "upstream-unavailable" SERVICE_UNAVAILABLE "The ERP isn't available"
         "Wait for `Retry-After` and try again."
     UpstreamCredentialRejected "upstream-credential-rejected" BAD_GATEWAY "The ERP refused the tenant's credential"
@@ -100,7 +100,7 @@ catalog! {
     UpstreamTimeout "upstream-timeout" GATEWAY_TIMEOUT "The ERP took too long"
         "Try again later. After a write, read the record first: the change may have been made."
     NotCached "not-cached" GATEWAY_TIMEOUT "Nothing is kept that could be served"
-        "You asked with `Cache-Control: only-if-cached`. Ask without it, and the ERP is asked."
+        "You asked with `Cache-Control: only-if-cached`, and nothing is kept that is fresh enough or may be served while it is refreshed. Ask without it, and the ERP is asked."
     Internal "internal" INTERNAL_SERVER_ERROR "Something broke in the gateway"
         "Tell the operator the `X-Request-Id`: the log has the cause."
 }

@@ -75,6 +75,7 @@ impl From<ExchangeError> for Problem {
                 Code::UpstreamError,
                 "The ERP answered with something that can't be read. Try again later; after a write, read the record first: the change may have been made.",
             ),
+            ExchangeError::Changed => Self::of(Code::PreconditionFailed),
             ExchangeError::NotCached => Self::of(Code::NotCached),
             ExchangeError::Interrupted => Self::of(Code::Internal),
         };
@@ -87,7 +88,7 @@ impl From<Failure> for Problem {
         match failure {
             Failure::QueueFull { retry_after } => Self::new(
                 Code::Overloaded,
-                "Too many requests of this tenant are waiting for the ERP. Wait for `Retry-After` and try again.",
+                "All requests that may run at once for this tenant are waiting for the ERP, which is slow or asked too much. Nothing was sent. Wait for `Retry-After` and try again.",
             )
             .with_retry_after(retry_after),
             Failure::Connect => Self::new(
@@ -99,6 +100,9 @@ impl From<Failure> for Problem {
                 "The connection to the ERP broke before its answer was complete. Try again; after a write, read the record first: the change may have been made.",
             ),
             Failure::Timeout => Self::of(Code::UpstreamTimeout),
+            Failure::Paused { retry_after } => {
+                Self::of(Code::UpstreamRateLimited).with_retry_after(retry_after)
+            }
             Failure::RateLimited { retry_after } => Self::of(Code::UpstreamRateLimited)
                 .with_retry_after(retry_after.unwrap_or(DEFAULT_RETRY_AFTER)),
             Failure::CredentialRejected(_) => Self::of(Code::UpstreamCredentialRejected),
@@ -106,10 +110,17 @@ impl From<Failure> for Problem {
                 Code::NotFound,
                 "The ERP has no such record, or this tenant's credential can't see it. Check the id.",
             ),
-            Failure::Rejected { .. } => Self::of(Code::UpstreamValidation),
+            Failure::Rejected { .. } => Self::new(
+                Code::UpstreamValidation,
+                "The ERP refused the request and named no field of it that this gateway knows. Nothing was changed. Check the values; with a `cursor`, start again from the first page; if it goes on, tell the operator the `X-Request-Id`.",
+            ),
             Failure::TooLarge => Self::new(
                 Code::PayloadTooLarge,
                 "The ERP refused the body as too large. Send a smaller photo.",
+            ),
+            Failure::Status(400..=407 | 409..=499) => Self::new(
+                Code::UpstreamError,
+                "The ERP refused this request in a way that the gateway doesn't know. Nothing was changed. Tell the operator the `X-Request-Id`.",
             ),
             Failure::Status(_) => Self::new(
                 Code::UpstreamError,
@@ -120,7 +131,11 @@ impl From<Failure> for Problem {
                 "The ERP's answer is too large to be passed on. Ask for less, for example with a smaller `limit`.",
             ),
             Failure::Unavailable { retry_after } => {
-                Self::of(Code::UpstreamUnavailable).with_retry_after(retry_after)
+                Self::new(
+                    Code::UpstreamUnavailable,
+                    "The ERP has failed several times in a row, so it isn't asked for now. Nothing was changed. Wait for `Retry-After` and try again.",
+                )
+                .with_retry_after(retry_after)
             }
             Failure::Abandoned | Failure::Address => Self::of(Code::Internal),
         }
@@ -142,7 +157,28 @@ impl Problem {
                 .collect(),
             _ => Vec::new(),
         };
-        Self::from(error).with_errors(refused)
+        let problem = Self::from(error);
+        if refused.is_empty() {
+            return problem;
+        }
+        let named = Self::of(Code::UpstreamValidation).with_errors(refused);
+        match problem.cause() {
+            Some(cause) => named.caused_by(cause),
+            None => named,
+        }
+    }
+
+    /// The problem of a list: a collection that the ERP doesn't have is no mistake of the caller's.
+    #[must_use]
+    pub fn of_list(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Upstream(Failure::NotFound) => Self::new(
+                Code::UpstreamError,
+                "The ERP has nothing at the address of this list. Tell the operator to check `upstream.base_url` and the tenant's `clave`; with a `cursor`, start again from the first page.",
+            )
+            .caused_by(error),
+            error => Self::from(error),
+        }
     }
 
     /// The problem of an image that isn't taken, under the rules that it broke.

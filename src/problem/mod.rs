@@ -19,6 +19,9 @@ use utoipa::ToSchema;
 
 pub use catalog::Code;
 
+/// No form has so many fields.
+const MOST_ERRORS: usize = 25;
+
 /// One failure, ready to be told.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -84,11 +87,21 @@ pub struct ProblemDetails<'a> {
     /// `urn:uuid:` and the request id, as in `X-Request-Id`.
     instance: String,
     /// The stable name to switch on.
+    #[schema(schema_with = code_schema)]
     code: &'a str,
     /// One entry for each wrong field or parameter.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
+}
+
+fn code_schema() -> utoipa::openapi::schema::Schema {
+    utoipa::openapi::schema::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::Type::String)
+        .enum_values(Some(Code::ALL.iter().map(|code| code.as_str())))
+        .description(Some("The stable name to switch on."))
+        .build()
+        .into()
 }
 
 impl Problem {
@@ -110,9 +123,11 @@ impl Problem {
         Self::new(code, code.remedy())
     }
 
-    /// Names the fields or parameters that are wrong.
+    /// Names the fields or parameters that are wrong: the first of them, since a caller may
+    /// send any number.
     #[must_use]
-    pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+    pub fn with_errors(mut self, mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(MOST_ERRORS);
         self.errors = errors;
         self
     }

@@ -3,6 +3,8 @@
 //! between them.
 
 pub mod me;
+mod members;
 pub mod ordenes;
+mod paged;
 pub mod problems;
 pub mod reference;

@@ -13,7 +13,9 @@ use http::{
 };
 use serde_json::{Value, json};
 
-use crate::problem::{Code, Problem};
+use utoipa::ToSchema;
+
+use crate::problem::{Code, Problem, ProblemDetails};
 
 use super::reference::PUBLIC;
 
@@ -24,11 +26,51 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/problems/{code}", get(one))
 }
 
-async fn all(headers: HeaderMap) -> Response {
+/// What a code means.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the form; values are never made")]
+struct Explanation {
+    #[schema(example = "not-found")]
+    code: String,
+    #[schema(example = 404)]
+    status: u16,
+    #[schema(example = "Nothing is here")]
+    title: String,
+    /// What somebody who gets it can do.
+    remedy: String,
+}
+
+/// All codes of errors
+///
+/// What each means and what to do. To a browser, a page.
+#[utoipa::path(
+    get,
+    path = "/problems",
+    operation_id = "listar_problemas",
+    tag = "reference",
+    security(()),
+    responses((status = 200, description = "Every code.", body = Vec<Explanation>))
+)]
+pub(super) async fn all(headers: HeaderMap) -> Response {
     answer(&headers, "Problems", Code::ALL)
 }
 
-async fn one(request: Request) -> Result<Response, Problem> {
+/// One code of errors
+///
+/// What it means and what to do. To a browser, a page.
+#[utoipa::path(
+    get,
+    path = "/problems/{code}",
+    operation_id = "ver_problema",
+    tag = "reference",
+    security(()),
+    params(("code" = String, Path, description = "The `code` of an error.", example = "not-found")),
+    responses(
+        (status = 200, description = "The code.", body = Explanation),
+        (status = 404, description = "There is no such code.", body = ProblemDetails<'static>, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn one(request: Request) -> Result<Response, Problem> {
     let name = request.uri().path().rsplit('/').next().unwrap_or_default();
     let code = Code::from_name(name).ok_or_else(|| {
         Problem::new(

@@ -1,6 +1,6 @@
 //! The reference document: `/openapi.json`, `/openapi.yaml`, `/docs`, and the parts of the document that every operation shares.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use axum::{
     Router,
@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use utoipa::{
     IntoResponses, Modify, OpenApi,
@@ -26,16 +27,25 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::problem::{Code, FieldError, Problem, ProblemDetails};
 
+use super::problems;
+
 /// The scheme's name in the document.
 const BEARER: &str = "bearer";
 
 /// What is the same for the whole document.
 #[derive(OpenApi)]
 #[openapi(
+    paths(
+        problems::all,
+        problems::one,
+        openapi_json,
+        openapi_yaml
+    ),
     components(schemas(ProblemDetails, FieldError)),
     tags(
         (name = "me", description = "Who is calling."),
-        (name = "ordenes", description = "Work orders (órdenes de servicio) of the tenant's ERP.")
+        (name = "ordenes", description = "Work orders (órdenes de servicio) of the tenant's ERP."),
+        (name = "reference", description = "What explains this API; no token is needed.")
     ),
     modifiers(&Shared)
 )]
@@ -83,21 +93,45 @@ impl Modify for Shared {
 /// Completes a document whose operations are all in: what every operation takes and answers.
 #[must_use]
 pub fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    for item in document.paths.paths.values_mut() {
-        item.get
-            .iter_mut()
-            .for_each(|it| complete_operation(it, true));
-        let writes = [&mut item.patch, &mut item.post];
-        writes
-            .into_iter()
-            .flatten()
-            .for_each(|it| complete_operation(it, false));
+    for (path, item) in &mut document.paths.paths {
+        if !path.starts_with("/v1/") {
+            item.get.iter_mut().for_each(complete_reference);
+            continue;
+        }
+        for (operation, kind) in [
+            (&mut item.get, Kind::Read),
+            (&mut item.patch, Kind::Change),
+            (&mut item.post, Kind::Addition),
+        ] {
+            operation
+                .iter_mut()
+                .for_each(|operation| complete_operation(operation, kind));
+        }
     }
     document
 }
 
-fn complete_operation(operation: &mut Operation, reads: bool) {
-    let for_a_tenant = operation.operation_id.as_deref() != Some("quien_soy");
+/// What an operation does to its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    /// Its answer is the record, with its validator.
+    Change,
+    Addition,
+}
+
+/// An operation that anybody may call.
+fn complete_reference(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response {
+            add_headers(response, status, false, false, false);
+        }
+    }
+}
+
+fn complete_operation(operation: &mut Operation, kind: Kind) {
+    // Only who asks about themselves needs no tenant.
+    let for_a_tenant = operation.tags.as_deref() != Some(&["me".to_owned()]);
     let parameters = operation.parameters.get_or_insert_default();
     let pages = parameters
         .iter()
@@ -114,7 +148,7 @@ fn complete_operation(operation: &mut Operation, reads: bool) {
             string(),
         ));
     }
-    let cached = reads && for_a_tenant;
+    let cached = kind == Kind::Read && for_a_tenant;
     if cached {
         parameters.push(header_parameter(
             "If-None-Match",
@@ -143,8 +177,7 @@ fn complete_operation(operation: &mut Operation, reads: bool) {
     ));
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response {
-            let validated =
-                cached || (operation.operation_id.as_deref() == Some("modificar_orden"));
+            let validated = cached || kind == Kind::Change;
             add_headers(response, status, cached, validated, pages);
         }
     }
@@ -197,7 +230,7 @@ fn add_headers(
             "How long it took, in milliseconds.",
             string(),
         );
-        add("Cache-Control", "Always `private`.", string());
+        add("Cache-Control", "Who may keep it, and how long.", string());
         add("Vary", "What an answer depends on.", string());
     }
     if succeeded && validated {
@@ -315,8 +348,8 @@ documented_problems! {
 /// The document in both its forms, made once.
 #[derive(Debug, Clone)]
 pub struct Rendered {
-    json: Arc<str>,
-    yaml: Arc<str>,
+    json: Bytes,
+    yaml: Bytes,
 }
 
 impl Rendered {
@@ -332,13 +365,13 @@ impl Rendered {
     /// As JSON.
     #[must_use]
     pub fn json(&self) -> &str {
-        &self.json
+        std::str::from_utf8(&self.json).unwrap_or_default()
     }
 
     /// As YAML.
     #[must_use]
     pub fn yaml(&self) -> &str {
-        &self.yaml
+        std::str::from_utf8(&self.yaml).unwrap_or_default()
     }
 }
 
@@ -374,19 +407,41 @@ async fn page_policy(request: Request, next: Next) -> Response {
 /// For what is the same for everybody.
 pub(super) const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
+/// This document as JSON
+///
+/// OpenAPI 3.1.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    operation_id = "openapi_json",
+    tag = "reference",
+    security(()),
+    responses((status = 200, description = "The document.", body = serde_json::Value))
+)]
 async fn openapi_json(State(document): State<Rendered>) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, PUBLIC),
     ];
-    (headers, document.json().to_owned())
+    (headers, document.json)
 }
 
+/// This document as YAML
+///
+/// OpenAPI 3.1.
+#[utoipa::path(
+    get,
+    path = "/openapi.yaml",
+    operation_id = "openapi_yaml",
+    tag = "reference",
+    security(()),
+    responses((status = 200, description = "The document.", body = String, content_type = "application/yaml"))
+)]
 async fn openapi_yaml(State(document): State<Rendered>) -> impl IntoResponse {
     // RFC 9512.
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/yaml")),
         (CACHE_CONTROL, PUBLIC),
     ];
-    (headers, document.yaml().to_owned())
+    (headers, document.yaml)
 }

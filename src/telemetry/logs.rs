@@ -42,6 +42,7 @@ where
 
 /// Starts logging to stderr for the whole process. A second call changes nothing.
 pub fn init(filter: Option<String>) {
+    let filter = filter.filter(|filter| !filter.trim().is_empty());
     let filter = filter.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let parsed = EnvFilter::try_new(&filter);
     let is_good = parsed.is_ok();

@@ -55,6 +55,7 @@ impl Registry {
         }
         paths.sort();
         let mut contents = Contents::default();
+        let mut accounts = HashMap::new();
         for path in paths {
             let read = if path.extension().is_some_and(|ending| ending == "yml") {
                 let renamed = "a tenant's file ends in .yaml; rename it, or remove it";
@@ -63,7 +64,17 @@ impl Registry {
                 file::read(&path, env)
             };
             match read {
+                Ok(tenant) if accounts.contains_key(tenant.clave()) => {
+                    let other = accounts.get(tenant.clave()).map(ToString::to_string);
+                    let what = format!(
+                        "clave: names the same account as the tenant {}; a change through one would not show through the other: keep one, with `users` for who is who",
+                        other.unwrap_or_default()
+                    );
+                    let mistakes = Mistakes::sorted(vec![Mistake::of_file(&path, what)]);
+                    contents.errors.push(TenantFileError { path, mistakes });
+                }
                 Ok(tenant) => {
+                    accounts.insert(tenant.clave().clone(), tenant.id().clone());
                     contents
                         .tenants
                         .insert(tenant.id().clone(), Arc::new(tenant));

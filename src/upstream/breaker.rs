@@ -24,9 +24,29 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 enum State {
-    Closed { failures: u32 },
-    Open { until: Instant },
-    HalfOpen { since: Instant },
+    Closed {
+        failures: u32,
+        /// The targets among them that an error of the ERP's own came from.
+        targets: Vec<u64>,
+    },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        since: Instant,
+    },
+}
+
+/// How the ERP failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outage {
+    /// It didn't answer, or something before it said that it can't.
+    Gone,
+    /// It answered 500. One bad record does that too, so only different targets count.
+    Error {
+        /// Tells targets apart.
+        target: u64,
+    },
 }
 
 /// Which state let a request through: what became of it counts in that state only.
@@ -80,19 +100,32 @@ impl BreakerState {
 impl Default for Breaker {
     fn default() -> Self {
         Self {
-            state: State::Closed { failures: 0 },
+            state: State::closed(),
             openings: 0,
             epoch: Epoch(0),
         }
     }
 }
 
+impl State {
+    fn closed() -> Self {
+        Self::Closed {
+            failures: 0,
+            targets: Vec::new(),
+        }
+    }
+}
+
 impl Breaker {
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+    /// `can_try` says whether whoever asks could send a trial now; another will, where not.
+    pub(super) fn admit(&mut self, now: Instant, can_try: impl Fn() -> bool) -> Admission {
         match self.state {
             State::Closed { .. } => Admission::Pass(self.epoch),
             State::Open { until } if now < until => Admission::Refuse(until - now),
             State::HalfOpen { since } if now < since + TRIAL_PATIENCE => {
+                Admission::Refuse(TRIAL_RETRY)
+            }
+            State::Open { .. } | State::HalfOpen { .. } if !can_try() => {
                 Admission::Refuse(TRIAL_RETRY)
             }
             State::Open { .. } | State::HalfOpen { .. } => {
@@ -108,12 +141,23 @@ impl Breaker {
             return;
         }
         match &mut self.state {
-            State::Closed { failures } => *failures = 0,
+            State::Closed { failures, targets } => {
+                *failures = 0;
+                targets.clear();
+            }
             State::HalfOpen { .. } => {
                 self.openings = 0;
-                self.enter(State::Closed { failures: 0 });
+                self.enter(State::closed());
             }
             State::Open { .. } => {}
+        }
+    }
+
+    /// The trial couldn't be sent, so it decides nothing: another may begin soon.
+    pub(super) fn trial_was_not_sent(&mut self, epoch: Epoch, now: Instant) {
+        if epoch == self.epoch && matches!(self.state, State::HalfOpen { .. }) {
+            let until = now + TRIAL_RETRY;
+            self.enter(State::Open { until });
         }
     }
 
@@ -121,6 +165,7 @@ impl Breaker {
     pub(super) fn failed(
         &mut self,
         epoch: Epoch,
+        outage: Outage,
         now: Instant,
         jitter: impl FnOnce(Duration) -> Duration,
     ) {
@@ -128,8 +173,16 @@ impl Breaker {
             return;
         }
         let opens = match &mut self.state {
-            State::Closed { failures } => {
-                *failures += 1;
+            State::Closed { failures, targets } => {
+                let is_new = match outage {
+                    Outage::Gone => true,
+                    Outage::Error { target } if targets.contains(&target) => false,
+                    Outage::Error { target } => {
+                        targets.push(target);
+                        true
+                    }
+                };
+                *failures += u32::from(is_new);
                 *failures >= THRESHOLD
             }
             State::HalfOpen { .. } => true,
@@ -168,14 +221,14 @@ mod tests {
     }
 
     fn pass(breaker: &mut Breaker, now: Instant) -> Epoch {
-        match breaker.admit(now) {
+        match breaker.admit(now, || true) {
             Admission::Pass(epoch) => epoch,
             other => panic!("{other:?}"),
         }
     }
 
     fn fail(breaker: &mut Breaker, epoch: Epoch, now: Instant) {
-        breaker.failed(epoch, now, |_| Duration::ZERO);
+        breaker.failed(epoch, Outage::Gone, now, |_| Duration::ZERO);
     }
 
     fn open(breaker: &mut Breaker, now: Instant) {
@@ -197,7 +250,7 @@ mod tests {
             breaker.succeeded(epoch);
         }
         open(&mut breaker, now);
-        assert_eq!(breaker.admit(now), Admission::Refuse(FIRST_OPEN));
+        assert_eq!(breaker.admit(now, || true), Admission::Refuse(FIRST_OPEN));
     }
 
     #[test]
@@ -205,21 +258,27 @@ mod tests {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
         open(&mut breaker, start);
         let later = start + FIRST_OPEN;
-        let Admission::Trial(epoch) = breaker.admit(later) else {
+        let Admission::Trial(epoch) = breaker.admit(later, || true) else {
             panic!("a trial")
         };
-        assert_eq!(breaker.admit(later), Admission::Refuse(TRIAL_RETRY));
+        assert_eq!(
+            breaker.admit(later, || true),
+            Admission::Refuse(TRIAL_RETRY)
+        );
         fail(&mut breaker, epoch, later);
-        assert_eq!(breaker.admit(later), Admission::Refuse(2 * FIRST_OPEN));
+        assert_eq!(
+            breaker.admit(later, || true),
+            Admission::Refuse(2 * FIRST_OPEN)
+        );
         let later = later + 2 * FIRST_OPEN;
-        let Admission::Trial(epoch) = breaker.admit(later) else {
+        let Admission::Trial(epoch) = breaker.admit(later, || true) else {
             panic!("a trial")
         };
         breaker.succeeded(epoch);
         assert_eq!(breaker.state(), BreakerState::Closed);
         open(&mut breaker, later);
         assert_eq!(
-            breaker.admit(later),
+            breaker.admit(later, || true),
             Admission::Refuse(FIRST_OPEN),
             "once closed it begins anew"
         );
@@ -232,7 +291,7 @@ mod tests {
         open(&mut breaker, now);
         breaker.succeeded(old);
         assert_eq!(breaker.state(), BreakerState::Open);
-        let Admission::Trial(_) = breaker.admit(now + FIRST_OPEN) else {
+        let Admission::Trial(_) = breaker.admit(now + FIRST_OPEN, || true) else {
             panic!("a trial")
         };
         fail(&mut breaker, old, now + FIRST_OPEN);
@@ -244,9 +303,9 @@ mod tests {
     fn a_lost_trial_is_not_the_last() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         open(&mut breaker, now);
-        let trial = breaker.admit(now + FIRST_OPEN);
+        let trial = breaker.admit(now + FIRST_OPEN, || true);
         assert!(matches!(trial, Admission::Trial(_)));
-        let again = breaker.admit(now + FIRST_OPEN + TRIAL_PATIENCE);
+        let again = breaker.admit(now + FIRST_OPEN + TRIAL_PATIENCE, || true);
         assert!(matches!(again, Admission::Trial(_)));
     }
 
@@ -256,11 +315,48 @@ mod tests {
         open(&mut breaker, now);
         for _ in 0..20 {
             now += seconds(60);
-            let Admission::Trial(epoch) = breaker.admit(now) else {
+            let Admission::Trial(epoch) = breaker.admit(now, || true) else {
                 panic!("a trial")
             };
             fail(&mut breaker, epoch, now);
         }
-        assert_eq!(breaker.admit(now), Admission::Refuse(LONGEST_OPEN));
+        assert_eq!(breaker.admit(now, || true), Admission::Refuse(LONGEST_OPEN));
+    }
+
+    #[test]
+    fn one_bad_record_is_no_outage_and_five_are() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let error = |breaker: &mut Breaker, target| {
+            let epoch = pass(breaker, now);
+            breaker.failed(epoch, Outage::Error { target }, now, |_| Duration::ZERO);
+        };
+        for _ in 0..100 {
+            error(&mut breaker, 7);
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        for target in 8..12 {
+            error(&mut breaker, target);
+        }
+        assert_eq!(breaker.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn a_trial_that_was_not_sent_decides_nothing() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        open(&mut breaker, now);
+        let later = now + FIRST_OPEN;
+        let Admission::Trial(epoch) = breaker.admit(later, || true) else {
+            panic!("a trial")
+        };
+        breaker.trial_was_not_sent(epoch, later);
+        // Nor does one that couldn't be sent begin.
+        let paused = breaker.admit(later + TRIAL_RETRY, || false);
+        assert_eq!(paused, Admission::Refuse(TRIAL_RETRY));
+        assert_eq!(
+            breaker.admit(later, || true),
+            Admission::Refuse(TRIAL_RETRY)
+        );
+        let again = breaker.admit(later + TRIAL_RETRY, || true);
+        assert!(matches!(again, Admission::Trial(_)));
     }
 }

@@ -31,8 +31,8 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// Shorter than servers keep a connection, so that one which they are about to close isn't used.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A pause longer than this isn't believed.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// A pause longer than this isn't believed: then one request tries.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Makes single requests. It follows no redirects (an `Api-key` would travel along),
 /// knows no proxies of the environment and keeps no cookies.
@@ -204,7 +204,8 @@ async fn exchange(request: reqwest::RequestBuilder, now: SystemTime) -> Result<A
         })
         .await?;
     let status = response.status();
-    if status.is_success() {
+    // A part of an answer (206) is none: nothing was asked for in parts.
+    if status.is_success() && status != StatusCode::PARTIAL_CONTENT {
         let body = read(response, MAX_ANSWER_BYTES).await?;
         return Ok(Answer {
             status: status.as_u16(),

@@ -26,10 +26,17 @@ pub enum Failure {
     /// The whole answer took longer than `upstream.timeout`.
     #[error("the answer took too long")]
     Timeout,
-    /// 429, or the pause after one. Nothing was changed.
+    /// The pause after a 429, or the pace that was learnt from it, is longer than
+    /// `upstream.queue_timeout`. Nothing was sent.
+    #[error("it limits the rate, and no turn comes in time")]
+    Paused {
+        /// When a turn is likely.
+        retry_after: Duration,
+    },
+    /// 429.
     #[error("it limits the rate")]
     RateLimited {
-        /// Its own `Retry-After`, or when a turn is likely.
+        /// Its own `Retry-After`, where it sent one.
         retry_after: Option<Duration>,
     },
     /// 401 or 403.
@@ -72,6 +79,7 @@ impl Failure {
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::QueueFull { .. }
+            | Self::Paused { .. }
             | Self::Unavailable { .. }
             | Self::Connect
             | Self::Broken
@@ -93,8 +101,10 @@ impl Failure {
     pub fn is_certain(&self) -> bool {
         match self {
             Self::Broken | Self::Timeout | Self::Oversized { .. } => false,
-            Self::Status(status) => *status < 500,
+            // A redirect after a change is a usual sign of success, and 408 says nothing.
+            Self::Status(status) => (400..500).contains(status) && *status != 408,
             Self::QueueFull { .. }
+            | Self::Paused { .. }
             | Self::Unavailable { .. }
             | Self::Connect
             | Self::RateLimited { .. }
@@ -117,7 +127,8 @@ impl Failure {
             | Self::Broken
             | Self::Timeout => true,
             Self::Status(status) => *status >= 500,
-            Self::RateLimited { .. }
+            Self::Paused { .. }
+            | Self::RateLimited { .. }
             | Self::CredentialRejected(_)
             | Self::NotFound
             | Self::Rejected { .. }

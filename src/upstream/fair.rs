@@ -72,6 +72,13 @@ impl<K: PartialEq, T> FairQueue<K, T> {
         Some(item)
     }
 
+    /// Takes everything out.
+    pub(super) fn take_all(&mut self) -> Vec<T> {
+        let lanes = std::mem::take(&mut self.lanes);
+        let items = lanes.into_iter().flat_map(|lane| lane.items);
+        items.map(|(_, item)| item).collect()
+    }
+
     /// Takes an item out before its turn.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<T> {
         let found = self.lanes.iter().enumerate().find_map(|(at, lane)| {

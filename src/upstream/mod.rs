@@ -44,8 +44,8 @@ pub use breaker::BreakerState;
 pub use client::{Answer, ClientError};
 pub use cursor::{CursorKey, InvalidCursor};
 pub use failure::Failure;
-pub use paging::{Page, PageLinks};
-pub use queue::Lane;
+pub use paging::{Page, PageLinks, Unsealable};
+pub use queue::{Joining, Lane, Party};
 pub use retry::Jitter;
 pub use target::Target;
 
@@ -94,8 +94,8 @@ pub struct Request<'a> {
     pub credential: &'a Arc<Credential>,
     /// Where it goes.
     pub target: &'a Target,
-    /// In whose turn.
-    pub lane: &'a Lane,
+    /// Who waits for it.
+    pub party: &'a Party,
     /// Cancelled when nobody wants the answer any more: then it gives its place up. What
     /// was sent already goes on.
     pub abandoned: &'a CancellationToken,
@@ -180,6 +180,12 @@ impl Upstream {
         self.request(request, Some(payload)).await
     }
 
+    /// How long a request waits for its turn at most.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.0.timeouts.queue
+    }
+
     /// Tenants whose breaker isn't closed.
     #[must_use]
     pub fn broken(&self) -> Vec<(TenantId, BreakerState)> {
@@ -197,8 +203,14 @@ impl Upstream {
         let deadlines = parts.deadlines(payload);
         parts.tenants.deposit(tenant);
         let mut failed: Option<Failure> = None;
+        let mut again: Option<Reason> = None;
         for attempt in 1.. {
-            let failure = match self.attempt(request, payload, deadlines).await {
+            let outcome = self.attempt(request, payload, deadlines).await;
+            if let (Some(reason), Ok(_) | Err(Attempted::Sent(_))) = (again, &outcome) {
+                let reason = reason.as_str();
+                parts.retries.get_or_create(&RetryLabel { reason }).inc();
+            }
+            let failure = match outcome {
                 Ok(answer) => return Ok(answer),
                 // That there was no second turn says less than why one was wanted.
                 Err(Attempted::NotSent(failure)) => return Err(failed.unwrap_or(failure)),
@@ -207,21 +219,25 @@ impl Upstream {
             let Some(reason) = retry::reason(effect, &failure) else {
                 return Err(failure);
             };
-            // After a 429 the queue's pause is the backoff, and one at a time is sent.
+            if attempt >= MAX_ATTEMPTS {
+                return Err(failure);
+            }
+            // After a 429 the queue's pause is the backoff, and one at a time is sent. Once it
+            // costs nothing, since the pause is what the ERP asked for.
+            let is_free = reason == Reason::RateLimited && attempt == 1;
+            if !is_free && !parts.tenants.withdraw(tenant) {
+                return Err(failure);
+            }
             if reason != Reason::RateLimited {
                 let wait = parts.jitter.of(retry::backoff(attempt));
                 let again_at = parts.clock.instant() + wait;
-                if attempt >= MAX_ATTEMPTS
-                    || again_at >= deadlines.end
-                    || !parts.tenants.withdraw(tenant)
-                {
+                if again_at >= deadlines.end {
                     return Err(failure);
                 }
                 parts.clock.sleep_until(again_at).await;
                 failed = Some(failure);
             }
-            let reason = reason.as_str();
-            parts.retries.get_or_create(&RetryLabel { reason }).inc();
+            again = Some(reason);
         }
         Err(failed.unwrap_or(Failure::Timeout))
     }
@@ -238,14 +254,14 @@ impl Upstream {
         let queue = parts.queues.of(request.credential.id());
         let queued = parts.clock.instant();
         let turn = tokio::select! {
-            turn = queue.turn(request.lane, deadlines.turn) => turn,
+            turn = request.party.turn(&queue, deadlines.turn) => turn,
             () = request.abandoned.cancelled() => Err(Failure::Abandoned),
         };
         let waited = parts.clock.instant().saturating_duration_since(queued);
         parts.waits.observe(waited.as_secs_f64());
-        let turn = turn.map_err(Attempted::NotSent)?;
-        // The breaker may have opened meanwhile.
+        // The breaker may have opened meanwhile, and then that is why there is no turn.
         let epoch = self.admit(request).map_err(Attempted::NotSent)?;
+        let turn = turn.map_err(Attempted::NotSent)?;
         let until = (parts.clock.instant() + deadlines.answer).min(deadlines.end);
         parts
             .send(request, payload, turn, epoch, until)
@@ -255,7 +271,10 @@ impl Upstream {
 
     /// Asks the breaker; where it is time for its trial, begins that.
     fn admit(&self, request: Request<'_>) -> Result<Epoch, Failure> {
-        let retry_after = match self.0.tenants.admit(request.credential.id().tenant()) {
+        // A credential that pauses can't try: another's request will.
+        let id = request.credential.id();
+        let can_try = || self.0.queues.of(id).is_ready();
+        let retry_after = match self.0.tenants.admit(id.tenant(), can_try) {
             Admission::Pass(epoch) => return Ok(epoch),
             Admission::Refuse(retry_after) => retry_after,
             Admission::Trial(epoch) => {
@@ -277,22 +296,21 @@ impl Upstream {
         tokio::spawn(async move {
             let until = parts.clock.instant() + TRIAL_TIMEOUT;
             let queue = parts.queues.of(credential.id());
-            match queue.turn(&Lane::Trial, until).await {
+            match queue.turn(Lane::Trial, until).await {
                 Ok(turn) => {
                     queue.begin_gently();
                     let trial = Request {
                         clave: &clave,
                         credential: &credential,
                         target: &Target::cheapest(),
-                        lane: &Lane::Trial,
+                        party: &Party::alone(Lane::Trial),
                         abandoned: &CancellationToken::new(),
                     };
                     let _ = parts.send(trial, None, turn, epoch, until).await;
                 }
-                // Places that hang are an outage too; a pause after a 429 isn't.
-                Err(failure) => parts
+                Err(_) => parts
                     .tenants
-                    .judge(credential.id().tenant(), epoch, &Err(failure)),
+                    .trial_was_not_sent(credential.id().tenant(), epoch),
             }
         });
     }
@@ -317,7 +335,7 @@ impl Parts {
         &self,
         request: Request<'_>,
         payload: Option<&Payload>,
-        turn: Turn,
+        mut turn: Turn,
         epoch: Epoch,
         until: Instant,
     ) -> Result<Answer, Failure> {
@@ -327,17 +345,29 @@ impl Parts {
             target,
             ..
         } = request;
+        turn.begin();
         let outcome = self
             .client
             .attempt(clave, credential, target, payload, until)
             .await;
+        // The breaker first: whoever has the next turn asks it.
+        let tenant = credential.id().tenant();
+        if self.tenants.judge(tenant, target, epoch, &outcome) {
+            self.queues.refuse_all(tenant);
+        }
         match &outcome {
-            Err(Failure::RateLimited { retry_after }) => turn.refused(*retry_after),
-            Err(failure) if failure.is_outage() => drop(turn),
+            Err(Failure::RateLimited { retry_after }) => {
+                tracing::warn!(
+                    tenant = tenant.as_str(),
+                    credential = &**credential.id().name(),
+                    retry_after_s = retry_after.map(|it| it.as_secs()),
+                    "the ERP limits the rate: everybody on this credential waits"
+                );
+                turn.refused(*retry_after);
+            }
+            Err(failure) if failure.is_outage() => turn.failed(),
             Ok(_) | Err(_) => turn.accepted(),
         }
-        self.tenants
-            .judge(credential.id().tenant(), epoch, &outcome);
         outcome
     }
 }

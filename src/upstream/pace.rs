@@ -2,10 +2,11 @@
 //! it allows; a 429 pauses everybody, and what was let through before it tells the
 //! limit. Pure: time comes as an argument.
 //!
-//! Limits are written per second, per minute or per hour, and count what came in the
-//! last such window. So the window is looked for where the pause ended: between
-//! the last refusal and the first success. From then on requests are spread
-//! over the window and held under what it allowed, which is tried a little higher now and then.
+//! Limits are written per second or per minute, and count what came in the last such
+//! window. So the window is looked for where the pause ended: between the last refusal and
+//! the first success. From then on requests are held under what it allowed and spread where
+//! it is nearly used; it is tried a little higher now and then, and what nobody comes near
+//! is forgotten. One odd 429 among successes says nothing: it pauses, and that is all.
 
 use std::{
     collections::VecDeque,
@@ -20,16 +21,35 @@ const USUAL_WINDOWS: [Duration; 2] = [Duration::from_secs(1), Duration::from_sec
 /// The ERP counts when a request arrives, which isn't quite when it was sent.
 const MARGIN: f64 = 1.02;
 /// A limit below this, in requests a second, isn't believed: pauses alone must do.
-const SLOWEST: f64 = 0.2;
+const SLOWEST: f64 = 0.5;
 /// After a refusal under a known limit.
 const CUT: f64 = 0.95;
-/// When a limit that was never confirmed, and one that was, is tried higher, and by how much.
+/// When a limit that was never confirmed is tried higher, and by how much.
 const GUESS_HOLDS_WINDOWS: f64 = 0.25;
 const GUESS_GROWS: f64 = 1.5;
+/// The same of one that was: carefully at first, and then, where that goes well, sooner and further.
 const LIMIT_HOLDS_WINDOWS: f64 = 4.0;
 const LIMIT_GROWS: f64 = 1.05;
+const NEXT_HOLDS_WINDOWS: f64 = 1.0;
 /// A limit counts as used from this part on; one that isn't used shows nothing.
 const USED: f64 = 0.9;
+/// From this part on, what is left of a window is spread over it.
+const BURST: f64 = 0.25;
+/// A guess that holds for so many windows without being met was none, and a limit that
+/// nobody comes near for so many is of no use.
+const GUESS_LAPSES_WINDOWS: f64 = 2.0;
+const LIMIT_LAPSES_WINDOWS: f64 = 10.0;
+/// A pause that the ERP names and that is shorter shows no window.
+const TELLING_PAUSE: Duration = Duration::from_secs(5);
+/// So many single refusals at about the same count show a limit a minute too.
+const SAMPLES: usize = 3;
+const LEAST_SAMPLE: usize = 10;
+const SAME_COUNT: f64 = 0.15;
+/// So many refusals far below the limit show that it isn't the limit.
+const STRAYS: u32 = 3;
+/// A refusal far below the limit has another reason (requests at once, other clients of the
+/// account): a pause must do.
+const CLOSE: f64 = 0.5;
 /// Pauses where the ERP names none: the first at most, any at most, any at least.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
@@ -48,6 +68,11 @@ pub(super) struct Pace {
     sent: VecDeque<Instant>,
     limit: Option<Limit>,
     search: Option<Search>,
+    /// When single refusals came without a known limit, and how many requests there were in
+    /// the minute before.
+    samples: VecDeque<(Instant, usize)>,
+    /// Refusals in a row that were far below the limit.
+    strays: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +88,10 @@ struct Limit {
     window: Duration,
     /// Whether a refusal has shown it a second time.
     is_confirmed: bool,
+    /// How often it has grown since.
+    growths: i32,
     quiet_since: Instant,
+    used_at: Instant,
 }
 
 /// What the first refusal showed, until a success shows the window.
@@ -72,6 +100,8 @@ struct Search {
     first_sent: Instant,
     requests: usize,
     last_refused: Instant,
+    /// Whether the pause was long enough to show a window: a probe was refused, or the ERP named it.
+    tells: bool,
 }
 
 impl Pace {
@@ -84,6 +114,8 @@ impl Pace {
             sent: VecDeque::new(),
             limit: None,
             search: None,
+            samples: VecDeque::new(),
+            strays: 0,
         }
     }
 
@@ -98,9 +130,15 @@ impl Pace {
         paused.max(self.limit_allows_at(now)).max(now)
     }
 
-    /// The time that passes between two requests; none where no limit is known.
-    pub(super) fn gap(&self) -> Option<Duration> {
-        self.limit.map(|limit| limit.gap())
+    /// How long the limit lets a request wait that has so many before it; none where
+    /// no limit is known.
+    pub(super) fn expected_wait(&self, now: Instant, ahead: usize) -> Option<Duration> {
+        let limit = self.limit?;
+        let burst = (limit.requests * BURST) as usize;
+        let at_once = burst.saturating_sub(self.sent_within(now, limit.counted()));
+        let spread = u32::try_from(ahead.saturating_sub(at_once)).unwrap_or(u32::MAX);
+        let ready_in = self.ready_at(now).saturating_duration_since(now);
+        Some(ready_in + limit.gap().saturating_mul(spread))
     }
 
     /// Whether requests wait for a pause or a limit, and not for each other.
@@ -118,6 +156,13 @@ impl Pace {
         self.sent.push_back(now);
     }
 
+    /// It wasn't sent after all.
+    pub(super) fn take_back(&mut self, sent_at: Instant) {
+        if let Some(at) = self.sent.iter().rposition(|sent| *sent == sent_at) {
+            self.sent.remove(at);
+        }
+    }
+
     /// It was answered, and not with 429.
     pub(super) fn accepted(&mut self, now: Instant) {
         self.refusals = 0;
@@ -125,8 +170,10 @@ impl Pace {
             self.pause = None;
             self.at_once = (self.at_once + 1).min(self.most_at_once);
         }
-        if let Some(search) = self.search.take() {
-            self.limit = search.limit(now);
+        if let Some(search) = self.search.take()
+            && search.tells
+        {
+            self.limit = Some(search.limit(now));
         }
         self.grow(now);
     }
@@ -139,9 +186,7 @@ impl Pace {
         retry_after: Option<Duration>,
         jitter: impl FnOnce(Duration) -> Duration,
     ) {
-        if let Some(at) = self.sent.iter().rposition(|sent| *sent == sent_at) {
-            self.sent.remove(at);
-        }
+        self.take_back(sent_at);
         // What was under way when the pause began tells nothing new of the ERP's mood.
         let is_news = self.pause.is_none_or(|pause| sent_at >= pause.began);
         if is_news {
@@ -157,6 +202,13 @@ impl Pace {
             false => Duration::ZERO,
         };
         let until = now + named.max(own);
+        if let Some(search) = &mut self.search
+            && named >= TELLING_PAUSE
+        {
+            search.tells = true;
+            // It says when there is room again, rounded up to the second.
+            search.last_refused = now + named - Duration::from_secs(1);
+        }
         let began = self.pause.filter(|_| !is_news).map_or(now, |it| it.began);
         let until = self.pause.map_or(until, |pause| pause.until.max(until));
         self.pause = Some(Pause { began, until });
@@ -168,40 +220,108 @@ impl Pace {
         self.at_once = 1;
     }
 
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.sent.len()
+    }
+
     fn learn(&mut self, now: Instant) {
         if let Some(limit) = self.limit {
             let seen = self.sent_within(now, limit.window) as f64;
-            let slowest = SLOWEST * limit.window.as_secs_f64();
-            self.limit = Some(Limit {
-                requests: (limit.requests * CUT).min(seen).max(slowest).max(1.0),
-                is_confirmed: true,
-                quiet_since: now,
-                ..limit
-            });
-        } else if let Some(search) = &mut self.search {
+            if seen >= limit.requests * CLOSE {
+                let slowest = SLOWEST * limit.window.as_secs_f64();
+                self.strays = 0;
+                self.limit = Some(Limit {
+                    requests: (limit.requests * CUT).min(seen).max(slowest).max(1.0),
+                    is_confirmed: true,
+                    growths: 0,
+                    quiet_since: now,
+                    used_at: now,
+                    ..limit
+                });
+                return;
+            }
+            self.strays += 1;
+            if self.strays < STRAYS {
+                return;
+            }
+            self.limit = None;
+            self.strays = 0;
+        }
+        if let Some(search) = &mut self.search {
             search.last_refused = now;
-        } else if let Some(first_sent) = self.sent.front().copied() {
+            search.tells = true;
+            return;
+        }
+        if self.take_sample(now) {
+            return;
+        }
+        if let Some(first_sent) = self.sent.front().copied() {
             self.search = Some(Search {
                 first_sent,
                 requests: self.sent.len(),
                 last_refused: now,
+                tells: false,
             });
         }
     }
 
+    /// Notes a refusal where no limit is known. Says whether it and those before show one.
+    fn take_sample(&mut self, now: Instant) -> bool {
+        let window = USUAL_WINDOWS[1];
+        let count = self.sent_within(now, window);
+        self.samples
+            .retain(|(at, _)| now.duration_since(*at) <= HORIZON);
+        self.samples.push_back((now, count));
+        let alike = |other: usize| (other as f64 - count as f64).abs() <= count as f64 * SAME_COUNT;
+        let shown = self.samples.len() >= SAMPLES
+            && count >= LEAST_SAMPLE
+            && self.samples.iter().all(|(_, other)| alike(*other));
+        if shown {
+            self.samples.clear();
+            self.limit = Some(Limit {
+                requests: (count as f64).max(SLOWEST * window.as_secs_f64()),
+                window,
+                is_confirmed: true,
+                growths: 0,
+                quiet_since: now,
+                used_at: now,
+            });
+        }
+        shown
+    }
+
     fn grow(&mut self, now: Instant) {
-        let Some(limit) = self.limit else { return };
-        let (holds, grows) = if limit.is_confirmed {
-            (LIMIT_HOLDS_WINDOWS, LIMIT_GROWS)
-        } else {
-            (GUESS_HOLDS_WINDOWS, GUESS_GROWS)
-        };
-        let quiet = now.saturating_duration_since(limit.quiet_since);
+        let Some(mut limit) = self.limit else { return };
+        self.strays = 0;
         let used = self.sent_within(now, limit.window) as f64 >= limit.requests * USED;
-        // What is far above all that was ever sent at once limits nothing.
-        if quiet >= limit.window.mul_f64(holds) && used {
+        if used {
+            limit.used_at = now;
+            self.limit = Some(limit);
+        }
+        let windows = |since: Instant| {
+            now.saturating_duration_since(since).as_secs_f64() / limit.window.as_secs_f64()
+        };
+        let lapses = match limit.is_confirmed {
+            false => windows(limit.quiet_since) >= GUESS_LAPSES_WINDOWS && !used,
+            true => windows(limit.used_at) >= LIMIT_LAPSES_WINDOWS,
+        };
+        if lapses {
+            self.limit = None;
+            return;
+        }
+        let (holds, grows) = match (limit.is_confirmed, limit.growths) {
+            (false, _) => (GUESS_HOLDS_WINDOWS, GUESS_GROWS),
+            (true, 0) => (LIMIT_HOLDS_WINDOWS, LIMIT_GROWS),
+            (true, before) => (
+                NEXT_HOLDS_WINDOWS,
+                LIMIT_GROWS.powi(before + 1).min(GUESS_GROWS),
+            ),
+        };
+        if windows(limit.quiet_since) >= holds && used {
             self.limit = Some(Limit {
                 requests: limit.requests * grows,
+                growths: limit.growths.saturating_add(1),
                 quiet_since: now,
                 ..limit
             });
@@ -210,15 +330,29 @@ impl Pace {
 
     fn limit_allows_at(&self, now: Instant) -> Instant {
         let Some(limit) = self.limit else { return now };
-        let spread = self.sent.back().map_or(now, |last| *last + limit.gap());
+        let (window, allowed) = (limit.counted(), limit.requests.max(1.0) as usize);
+        let used = self.sent_within(now, window);
         // As in the ERP's own window: the request that makes room must have left it.
-        let allowed = limit.requests.max(1.0) as usize;
-        let room = self
+        if let Some(at) = self.sent.len().checked_sub(allowed)
+            && used >= allowed
+        {
+            return self.sent[at] + window;
+        }
+        let (Some(last), Some(at)) = (self.sent.back(), self.sent.len().checked_sub(used)) else {
+            return now;
+        };
+        let Some(oldest) = self
             .sent
-            .len()
-            .checked_sub(allowed)
-            .map_or(now, |at| self.sent[at] + limit.window.mul_f64(MARGIN));
-        spread.max(room)
+            .get(at)
+            .filter(|_| used as f64 >= limit.requests * BURST)
+        else {
+            return now;
+        };
+        // What is left must last until the oldest leaves the window, or nobody is served
+        // from when it is gone until then.
+        let lasts = (*oldest + window).saturating_duration_since(*last);
+        let left = u32::try_from(allowed - used).unwrap_or(u32::MAX);
+        *last + limit.gap().max(lasts / left.max(1))
     }
 
     fn sent_within(&self, now: Instant, window: Duration) -> usize {
@@ -228,27 +362,34 @@ impl Pace {
 }
 
 impl Limit {
+    /// The window as we count it.
+    fn counted(&self) -> Duration {
+        self.window.mul_f64(MARGIN)
+    }
+
     fn gap(&self) -> Duration {
-        self.window.div_f64(self.requests.max(1.0)).mul_f64(MARGIN)
+        self.counted().div_f64(self.requests.max(1.0))
     }
 }
 
 impl Search {
     /// The limit, now that there is room again.
-    fn limit(self, now: Instant) -> Option<Limit> {
+    fn limit(self, now: Instant) -> Limit {
         let at_least = self.last_refused.saturating_duration_since(self.first_sent);
         let at_most = now.saturating_duration_since(self.first_sent);
         let usual = USUAL_WINDOWS
             .into_iter()
-            .find(|window| (at_least..=at_most).contains(window));
+            .rfind(|window| (at_least..=at_most).contains(window));
         let window = usual.unwrap_or(at_most).max(USUAL_WINDOWS[0]);
         let slowest = SLOWEST * window.as_secs_f64();
-        Some(Limit {
+        Limit {
             requests: (self.requests as f64).max(slowest).max(1.0),
             window,
             is_confirmed: false,
+            growths: 0,
             quiet_since: now,
-        })
+            used_at: now,
+        }
     }
 }
 
@@ -340,7 +481,7 @@ mod tests {
     #[test]
     fn a_limit_that_nobody_tells_is_found_and_used() {
         for tells in [false, true] {
-            for seed in 0..40 {
+            for seed in 0..6 {
                 let mut throttle = Throttle {
                     requests: 60,
                     window: Duration::from_secs(60),
@@ -364,7 +505,7 @@ mod tests {
 
     #[test]
     fn limits_of_other_sizes_are_found_too() {
-        for (requests, window, least) in [(5, 1, 0.6), (300, 60, 0.8), (20, 60, 0.8), (40, 90, 0.7)]
+        for (requests, window, least) in [(5, 1, 0.6), (300, 60, 0.8), (40, 60, 0.8), (60, 90, 0.7)]
         {
             let mut throttle = Throttle {
                 requests,
@@ -424,5 +565,113 @@ mod tests {
             assert!(ready - now <= LONGEST_BACKOFF);
             now = ready;
         }
+    }
+
+    #[test]
+    fn refusals_for_other_reasons_do_not_stop_everything() {
+        let (mut now, mut pace) = (Instant::now(), Pace::new(5));
+        let mut random = fastrand::Rng::with_seed(5);
+        let (start, mut accepted) = (now, 0);
+        while now - start < Duration::from_secs(1200) {
+            now = pace.ready_at(now).max(now + ms(100));
+            pace.send(now);
+            if random.u32(0..100) < 2 {
+                pace.refused(now, now, None, |whole| whole.mul_f64(random.f64()));
+            } else {
+                accepted += 1;
+                pace.accepted(now);
+            }
+        }
+        assert!(accepted > 550, "{accepted} in 20 minutes");
+    }
+
+    #[test]
+    fn one_odd_refusal_changes_nothing_for_long() {
+        let (start, mut pace) = (Instant::now(), Pace::new(5));
+        let mut now = start;
+        for round in 0..20 {
+            assert!(pace.limit.is_none());
+            // A page of eight, and then a pause to read it.
+            for _ in 0..8 {
+                now = now.max(pace.ready_at(now)) + ms(20);
+                pace.send(now);
+                if round == 0 {
+                    pace.refused(now, now, None, |whole| whole);
+                    now = pace.ready_at(now);
+                    pace.send(now);
+                }
+                pace.accepted(now);
+            }
+            now += ms(3000);
+        }
+        let begun = now;
+        for _ in 0..25 {
+            now = now.max(pace.ready_at(now)) + ms(20);
+            pace.send(now);
+            pace.accepted(now);
+        }
+        assert!(now - begun < ms(1000), "{:?} for a page of 25", now - begun);
+    }
+
+    #[test]
+    fn a_limit_that_nobody_comes_near_is_forgotten() {
+        let mut throttle = Throttle {
+            requests: 60,
+            window: Duration::from_secs(60),
+            tells: true,
+            taken: VecDeque::new(),
+        };
+        let (start, mut pace) = (Instant::now(), Pace::new(5));
+        let mut now = start;
+        while now - start < Duration::from_secs(90) {
+            now = now.max(pace.ready_at(now)) + ms(10);
+            pace.send(now);
+            match throttle.ask(now) {
+                Ok(()) => pace.accepted(now),
+                Err(retry_after) => pace.refused(now, now, retry_after, |whole| whole),
+            }
+        }
+        assert!(pace.limit.is_some());
+        for _ in 0..100 {
+            now += ms(10_000);
+            pace.send(now);
+            pace.accepted(now);
+        }
+        assert!(pace.limit.is_none());
+    }
+
+    #[test]
+    fn a_limit_that_is_met_one_refusal_at_a_time_is_found_too() {
+        let mut throttle = Throttle {
+            requests: 60,
+            window: Duration::from_secs(60),
+            tells: false,
+            taken: VecDeque::new(),
+        };
+        let (start, mut pace) = (Instant::now(), Pace::new(5));
+        let (mut now, mut refused) = (start, 0);
+        while now - start < Duration::from_secs(1200) {
+            // Somewhat more than it allows, and never a burst.
+            now = (now + ms(800)).max(pace.ready_at(now));
+            pace.send(now);
+            match throttle.ask(now) {
+                Ok(()) => pace.accepted(now),
+                Err(retry_after) => {
+                    refused += 1;
+                    pace.refused(now, now, retry_after, |whole| whole / 2);
+                }
+            }
+        }
+        assert!(refused < 30, "{refused} in 20 minutes");
+    }
+
+    #[test]
+    fn what_was_not_sent_is_not_counted() {
+        let (now, mut pace) = (Instant::now(), Pace::new(5));
+        for at in 0..400 {
+            pace.send(now + ms(at));
+            pace.take_back(now + ms(at));
+        }
+        assert!(pace.sent.is_empty());
     }
 }

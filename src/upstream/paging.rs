@@ -22,6 +22,11 @@ pub enum Page {
     Cursor(String),
 }
 
+/// A link that can't be made one of ours: it isn't an address, or its parameters are too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the link can't be followed through this gateway")]
+pub struct Unsealable;
+
 /// Reads the links of one list's answer.
 pub struct PageLinks {
     key: Option<CursorKey>,
@@ -46,11 +51,13 @@ impl PageLinks {
     }
 
     /// Where a link leads. None where it says nothing of paging.
-    #[must_use]
-    pub fn read(&self, link: &str) -> Option<Page> {
-        let parameters = parameters(link)?;
+    ///
+    /// # Errors
+    /// It leads somewhere, and no link of ours can.
+    pub fn read(&self, link: &str) -> Result<Option<Page>, Unsealable> {
+        let parameters = parameters(link).ok_or(Unsealable)?;
         if parameters.is_empty() {
-            return None;
+            return Ok(None);
         }
         let (mut limit, mut offset, mut plain) = (None, None, !self.from_cursor);
         for (name, value) in &parameters {
@@ -58,22 +65,23 @@ impl PageLinks {
                 ("limit", Ok(records)) if (1..=MAX_LIMIT).contains(&records) => {
                     limit = Some(records)
                 }
-                ("offset", Ok(records)) => offset = Some(records),
+                ("offset", Ok(records)) if i64::try_from(records).is_ok() => offset = Some(records),
                 (name, _) if self.filters.contains(&name) => {}
                 _ => plain = false,
             }
         }
         if !plain {
-            return self.key.as_ref()?.seal(&parameters).map(Page::Cursor);
+            let sealed = self.key.as_ref().and_then(|key| key.seal(&parameters));
+            return sealed.map(Page::Cursor).map(Some).ok_or(Unsealable);
         }
-        match (limit, offset) {
+        Ok(match (limit, offset) {
             (None, None) => None,
             // The first page's link leaves the offset out.
             (limit, offset) => Some(Page::Offset {
                 limit,
                 offset: offset.unwrap_or(0),
             }),
-        }
+        })
     }
 }
 

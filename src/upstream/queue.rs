@@ -7,10 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegistry};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{clock::Clock, tenants::CredentialId};
+use crate::{
+    clock::Clock,
+    tenants::{CredentialId, TenantId},
+};
 
 use super::{
     Failure, Jitter,
@@ -20,6 +24,8 @@ use super::{
 
 /// The most that wait for turns with one credential. Beyond it the longest lane gives way.
 const MOST_WAITING: usize = 1000;
+/// A longer wait than this isn't foretold.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How much of a new service time goes into the average.
 const SMOOTHING: f64 = 0.2;
 
@@ -37,6 +43,80 @@ pub enum Lane {
     Refresh,
     /// The breaker's own trial.
     Trial,
+}
+
+/// For whom a request waits: who wanted it first, and whoever joins. Its turn is the first
+/// that any of their lanes gives, so nobody waits in another's lane.
+#[derive(Debug)]
+pub struct Party {
+    lanes: Mutex<Vec<Lane>>,
+    joining: tokio::sync::Mutex<mpsc::UnboundedReceiver<Lane>>,
+}
+
+/// The way into a [`Party`].
+#[derive(Debug, Clone)]
+pub struct Joining(mpsc::UnboundedSender<Lane>);
+
+impl Party {
+    /// A party of one, and the way into it.
+    #[must_use]
+    pub fn of(lane: Lane) -> (Self, Joining) {
+        let (sender, joining) = mpsc::unbounded_channel();
+        let party = Self {
+            lanes: Mutex::new(vec![lane]),
+            joining: tokio::sync::Mutex::new(joining),
+        };
+        (party, Joining(sender))
+    }
+
+    /// A party of one that nobody joins.
+    #[must_use]
+    pub fn alone(lane: Lane) -> Self {
+        Self::of(lane).0
+    }
+
+    /// Waits for the first turn in any lane.
+    pub(super) async fn turn(
+        &self,
+        queue: &Arc<Queue>,
+        deadline: Instant,
+    ) -> Result<Turn, Failure> {
+        let mut joining = self.joining.lock().await;
+        let lanes = self.lock().clone();
+        let mut waiting: FuturesUnordered<_> = lanes
+            .into_iter()
+            .map(|lane| queue.turn(lane, deadline))
+            .collect();
+        loop {
+            let joined = tokio::select! {
+                biased;
+                turn = waiting.next() => match turn {
+                    Some(Err(_)) if !waiting.is_empty() => continue,
+                    Some(turn) => return turn,
+                    // There is at least one lane.
+                    None => return Err(Failure::Abandoned),
+                },
+                Some(lane) = joining.recv() => lane,
+            };
+            let mut lanes = self.lock();
+            if !lanes.contains(&joined) {
+                lanes.push(joined.clone());
+                waiting.push(queue.turn(joined, deadline));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Joining {
+    /// One more waits for it.
+    pub fn join(&self, lane: Lane) {
+        // Where nobody receives, it has its turn already.
+        let _ = self.0.send(lane);
+    }
 }
 
 /// The queues of every credential.
@@ -89,7 +169,7 @@ impl Queues {
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
                 waiting: FairQueue::default(),
-                running: 0,
+                running: Vec::new(),
                 pace: Pace::new(self.max_concurrency),
                 service: None,
                 alarm: None,
@@ -100,6 +180,16 @@ impl Queues {
         });
         queues.insert(credential.clone(), queue.clone());
         queue
+    }
+
+    /// Refuses all who wait for a tenant's ERP.
+    pub(super) fn refuse_all(&self, tenant: &TenantId) {
+        let queues: Vec<_> = {
+            let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            let theirs = queues.iter().filter(|(id, _)| id.tenant() == tenant);
+            theirs.map(|(_, queue)| queue.clone()).collect()
+        };
+        queues.iter().for_each(|queue| queue.refuse_all());
     }
 }
 
@@ -113,7 +203,8 @@ pub(super) struct Queue {
 
 struct State {
     waiting: FairQueue<Lane, oneshot::Sender<Turn>>,
-    running: usize,
+    /// When each request that is under way was given its turn.
+    running: Vec<Instant>,
     pace: Pace,
     /// How long a request takes, on average.
     service: Option<Duration>,
@@ -125,6 +216,7 @@ struct State {
 pub(super) struct Turn {
     queue: Option<Arc<Queue>>,
     sent_at: Instant,
+    is_sent: bool,
 }
 
 impl Queue {
@@ -132,24 +224,24 @@ impl Queue {
     /// and a waiter that is dropped frees its place.
     pub(super) async fn turn(
         self: &Arc<Self>,
-        lane: &Lane,
+        lane: Lane,
         deadline: Instant,
     ) -> Result<Turn, Failure> {
-        let (receiver, ticket) = {
+        let (receiver, ticket, limited) = {
             let mut state = self.lock();
             let now = self.clock.instant();
-            let expected = state.expected_wait(lane, now);
-            if now + expected > deadline {
-                return Err(state.refusal(now, expected));
-            }
-            if state.waiting.len() >= MOST_WAITING && state.waiting.displace_for(lane).is_none() {
-                return Err(state.refusal(now, expected));
+            let limited = state.pace.is_limited(now);
+            let expected = state.expected_wait(&lane, now);
+            let is_full = state.waiting.len() >= MOST_WAITING;
+            if now + expected > deadline || (is_full && state.waiting.displace_for(&lane).is_none())
+            {
+                return Err(refusal(limited, expected));
             }
             let (sender, receiver) = oneshot::channel();
             let ticket = state.waiting.push(lane.clone(), sender);
             self.gauges.waiting.inc();
             self.give_turns(&mut state);
-            (receiver, ticket)
+            (receiver, ticket, limited)
         };
         let place = Place {
             queue: self,
@@ -163,10 +255,16 @@ impl Queue {
             Some(Err(_)) | None => {
                 let state = self.lock();
                 let now = self.clock.instant();
-                let expected = state.expected_wait(lane, now);
-                Err(state.refusal(now, expected))
+                let expected = state.expected_wait(&lane, now);
+                Err(refusal(limited || state.pace.is_limited(now), expected))
             }
         }
+    }
+
+    /// Whether the pace lets a request go now.
+    pub(super) fn is_ready(&self) -> bool {
+        let now = self.clock.instant();
+        self.lock().pace.ready_at(now) <= now
     }
 
     /// After the ERP was down: not everything at once.
@@ -180,7 +278,7 @@ impl Queue {
 
     fn give_turns(self: &Arc<Self>, state: &mut State) {
         let now = self.clock.instant();
-        while state.running < state.pace.at_once() && !state.waiting.is_empty() {
+        while state.running.len() < state.pace.at_once() && !state.waiting.is_empty() {
             let ready = state.pace.ready_at(now);
             if ready > now {
                 self.set_alarm(state, ready);
@@ -192,10 +290,11 @@ impl Queue {
             let turn = Turn {
                 queue: Some(self.clone()),
                 sent_at: now,
+                is_sent: false,
             };
             match waiter.send(turn) {
                 Ok(()) => {
-                    state.running += 1;
+                    state.running.push(now);
                     state.pace.send(now);
                     self.gauges.running.inc();
                 }
@@ -227,9 +326,17 @@ impl Queue {
         });
     }
 
-    fn end(self: &Arc<Self>, ended: impl FnOnce(&mut State, Instant)) {
+    /// Refuses all who wait: what they wait for won't be had.
+    pub(super) fn refuse_all(&self) {
+        let waiters = self.lock().waiting.take_all();
+        drop(waiters);
+    }
+
+    fn end(self: &Arc<Self>, begun: Instant, ended: impl FnOnce(&mut State, Instant)) {
         let mut state = self.lock();
-        state.running -= 1;
+        if let Some(at) = state.running.iter().position(|it| *it == begun) {
+            state.running.swap_remove(at);
+        }
         self.gauges.running.dec();
         ended(&mut state, self.clock.instant());
         self.give_turns(&mut state);
@@ -239,58 +346,84 @@ impl Queue {
 impl State {
     /// How long a request that joins now will wait, as far as can be known.
     fn expected_wait(&self, lane: &Lane, now: Instant) -> Duration {
-        let ready_in = self.pace.ready_at(now).saturating_duration_since(now);
         let ahead = self.waiting.ahead_of(lane);
-        let turns = |each: Duration, turns: usize| {
-            each.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX))
-        };
-        if let Some(gap) = self.pace.gap() {
-            return ready_in + turns(gap, ahead);
+        if let Some(wait) = self.pace.expected_wait(now, ahead) {
+            return wait;
         }
+        let ready_in = self.pace.ready_at(now).saturating_duration_since(now);
         let places = self.pace.at_once();
-        let service = self.service.unwrap_or_default();
         // Before us those who run and those ahead; a place is free again each service time.
-        let rounds = (self.running + ahead) / places;
-        ready_in + turns(service, rounds)
+        let rounds = (self.running.len() + ahead) / places;
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+        ready_in + self.service_time(now).saturating_mul(rounds)
     }
 
-    fn refusal(&self, now: Instant, expected: Duration) -> Failure {
-        if self.pace.is_limited(now) {
-            Failure::RateLimited {
-                retry_after: Some(expected),
-            }
-        } else {
-            Failure::QueueFull {
-                retry_after: expected,
-            }
+    /// How long a request takes: the average, or what those under way have taken already
+    /// where that is more.
+    fn service_time(&self, now: Instant) -> Duration {
+        let average = self.service.unwrap_or_default();
+        let running = self
+            .running
+            .iter()
+            .map(|begun| now.saturating_duration_since(*begun));
+        running.fold(average, Duration::max)
+    }
+
+    fn took(&mut self, took: Duration) {
+        self.service = Some(self.service.map_or(took, |average| {
+            average.mul_f64(1.0 - SMOOTHING) + took.mul_f64(SMOOTHING)
+        }));
+    }
+}
+
+/// Why there is no turn: the ERP's limit, or the others who wait.
+fn refusal(limited: bool, expected: Duration) -> Failure {
+    if limited {
+        Failure::Paused {
+            retry_after: expected,
+        }
+    } else {
+        // By then it works again or its breaker has opened.
+        Failure::QueueFull {
+            retry_after: expected.min(LONGEST_WAIT),
         }
     }
 }
 
 impl Turn {
+    /// The request goes out. A turn that is dropped before was never used.
+    pub(super) fn begin(&mut self) {
+        self.is_sent = true;
+    }
+
     /// The ERP answered, and not with 429.
-    pub(super) fn accepted(mut self) {
-        let sent_at = self.sent_at;
-        if let Some(queue) = self.queue.take() {
-            queue.end(|state, now| {
-                state.pace.accepted(now);
-                let took = now.saturating_duration_since(sent_at);
-                state.service = Some(state.service.map_or(took, |average| {
-                    average.mul_f64(1.0 - SMOOTHING) + took.mul_f64(SMOOTHING)
-                }));
-            });
-        }
+    pub(super) fn accepted(self) {
+        self.end(|state, now, took| {
+            state.pace.accepted(now);
+            state.took(took);
+        });
     }
 
     /// The ERP answered with 429: everybody on this credential pauses.
-    pub(super) fn refused(mut self, retry_after: Option<Duration>) {
+    pub(super) fn refused(self, retry_after: Option<Duration>) {
         let sent_at = self.sent_at;
+        let jitter = self.queue.as_ref().map(|queue| queue.jitter.clone());
+        self.end(|state, now, _| {
+            let shorten = |whole| jitter.map_or(whole, |jitter| jitter.of(whole));
+            state.pace.refused(now, sent_at, retry_after, shorten);
+        });
+    }
+
+    /// The ERP didn't answer.
+    pub(super) fn failed(self) {
+        self.end(|state, _, took| state.took(took));
+    }
+
+    fn end(mut self, ended: impl FnOnce(&mut State, Instant, Duration)) {
+        let begun = self.sent_at;
         if let Some(queue) = self.queue.take() {
-            let jitter = queue.jitter.clone();
-            queue.end(|state, now| {
-                state
-                    .pace
-                    .refused(now, sent_at, retry_after, |whole| jitter.of(whole));
+            queue.end(begun, |state, now| {
+                ended(state, now, now.saturating_duration_since(begun));
             });
         }
     }
@@ -298,8 +431,13 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        let (begun, is_sent) = (self.sent_at, self.is_sent);
         if let Some(queue) = self.queue.take() {
-            queue.end(|_, _| {});
+            queue.end(begun, |state, _| {
+                if !is_sent {
+                    state.pace.take_back(begun);
+                }
+            });
         }
     }
 }
@@ -315,5 +453,228 @@ impl Drop for Place<'_> {
         self.queue.gauges.waiting.dec();
         let waiter = self.queue.lock().waiting.remove(self.ticket);
         drop(waiter);
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tasks that the test itself waits for"
+)]
+mod tests {
+    use std::{collections::VecDeque, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+
+    use crate::tenants::Credential;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn queue(max_concurrency: usize) -> Arc<Queue> {
+        let clock = Clock::system();
+        let mut metrics = MetricRegistry::default();
+        let queues = Queues::new(max_concurrency, clock, Jitter::seeded(1), &mut metrics);
+        let tenant = "carper".parse().expect("an id");
+        queues.of(Credential::api_key(tenant, "default", "k".to_owned().into()).id())
+    }
+
+    fn lane(subject: &str) -> Lane {
+        Lane::Caller {
+            issuer: "https://id.example.com/".into(),
+            subject: subject.into(),
+        }
+    }
+
+    async fn turn(queue: &Arc<Queue>, subject: &str) -> Result<Turn, Failure> {
+        let deadline = queue.clock.instant() + PATIENCE;
+        queue.turn(lane(subject), deadline).await
+    }
+
+    async fn pause(milliseconds: u64) {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    }
+
+    fn open(queue: &Queue) -> (usize, usize) {
+        let state = queue.lock();
+        (state.running.len(), state.waiting.len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_allowed_at_once_and_every_place_is_given_back() {
+        let queue = queue(3);
+        let most = Arc::<AtomicUsize>::default();
+        let all = (0..500_u64).map(|at| {
+            let (queue, most) = (queue.clone(), most.clone());
+            tokio::spawn(async move {
+                pause(at % 97).await;
+                let deadline = queue.clock.instant() + Duration::from_millis(50 + at * 7 % 500);
+                let lane = lane(&format!("user {}", at % 11));
+                // Some leave while they wait, or while it is their turn.
+                let work = async {
+                    let turn = queue.turn(lane, deadline).await?;
+                    most.fetch_max(open(&queue).0, Ordering::Relaxed);
+                    pause(at % 13).await;
+                    match at % 5 {
+                        0 => drop(turn),
+                        _ => turn.accepted(),
+                    }
+                    Ok::<_, Failure>(())
+                };
+                let patience = Duration::from_millis(at * 31 % 400);
+                let _ = tokio::time::timeout(patience, work).await;
+            })
+        });
+        for task in futures_util::future::join_all(all.collect::<Vec<_>>()).await {
+            task.expect("no panic");
+        }
+        assert_eq!(most.load(Ordering::Relaxed), 3);
+        assert_eq!(open(&queue), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_is_given_up_before_it_is_used_counts_for_nothing() {
+        let queue = queue(5);
+        for _ in 0..400 {
+            drop(turn(&queue, "ana").await.expect("a turn"));
+        }
+        assert_eq!(queue.lock().pace.remembered(), 0);
+        let mut used = turn(&queue, "ana").await.expect("a turn");
+        used.begin();
+        drop(used);
+        assert_eq!(queue.lock().pace.remembered(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_too_long_is_refused_at_once_and_told_how_long() {
+        let queue = queue(1);
+        // It takes two seconds, as is known from the first.
+        for _ in 0..3 {
+            let turn = turn(&queue, "ana").await.expect("a turn");
+            pause(2000).await;
+            turn.accepted();
+        }
+        let running = turn(&queue, "ana").await.expect("a turn");
+        let mut waiting = Vec::new();
+        for at in 0..10 {
+            let queue = queue.clone();
+            waiting.push(tokio::spawn(async move {
+                turn(&queue, &format!("user {at}")).await.map(|_| ())
+            }));
+            tokio::task::yield_now().await;
+        }
+        let (_, admitted) = open(&queue);
+        assert_eq!(admitted, 5, "as many as have their turn within ten seconds");
+        let started = queue.clock.instant();
+        let refused = turn(&queue, "zoe").await.err();
+        assert_eq!(queue.clock.instant(), started, "at once");
+        let Some(Failure::QueueFull { retry_after }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(retry_after, Duration::from_secs(12));
+        drop(running);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_takes_a_stranger_in_the_place_of_the_longest_lane() {
+        let queue = queue(1);
+        let running = turn(&queue, "ana").await.expect("a turn");
+        let poller: Vec<_> = (0..MOST_WAITING)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move { turn(&queue, "poller").await.map(|_| ()) })
+            })
+            .collect();
+        pause(1).await;
+        assert_eq!(open(&queue).1, MOST_WAITING);
+        assert!(turn(&queue, "poller").await.is_err(), "not at its own cost");
+        let stranger = {
+            let queue = queue.clone();
+            tokio::spawn(async move { turn(&queue, "beto").await.map(|_| ()) })
+        };
+        pause(1).await;
+        assert_eq!(open(&queue).1, MOST_WAITING);
+        running.accepted();
+        stranger.await.expect("no panic").expect("a turn");
+        let outcomes = futures_util::future::join_all(poller).await;
+        let refused = outcomes
+            .into_iter()
+            .filter(|it| matches!(it, Ok(Err(Failure::QueueFull { .. }))));
+        assert_eq!(refused.count(), 1);
+    }
+
+    /// The ERP's hidden limit, a poller that offers ten times as much, and a person.
+    #[tokio::test(start_paused = true)]
+    async fn under_a_hidden_limit_a_person_is_served_before_a_batch() {
+        const LIMIT: usize = 60;
+        const WINDOW: Duration = Duration::from_secs(60);
+        let queue = queue(5);
+        let start = queue.clock.instant();
+        let taken = Arc::new(Mutex::new(VecDeque::<Instant>::new()));
+        let counts = Arc::<[AtomicUsize; 3]>::default();
+        let ask = {
+            let (queue, taken, counts) = (queue.clone(), taken, counts.clone());
+            move |subject: &'static str| {
+                let (queue, taken, counts) = (queue.clone(), taken.clone(), counts.clone());
+                async move {
+                    let asked = queue.clock.instant();
+                    let turn = turn(&queue, subject).await?;
+                    pause(100).await;
+                    let now = queue.clock.instant();
+                    let fits = {
+                        let mut taken = taken.lock().expect("no panic");
+                        while taken.front().is_some_and(|at| now - *at >= WINDOW) {
+                            taken.pop_front();
+                        }
+                        let fits = taken.len() < LIMIT;
+                        if fits {
+                            taken.push_back(now);
+                        }
+                        fits
+                    };
+                    let steady = now - start > WINDOW + WINDOW / 2;
+                    if fits {
+                        turn.accepted();
+                        counts[0].fetch_add(usize::from(steady), Ordering::Relaxed);
+                    } else {
+                        turn.refused(None);
+                        counts[1].fetch_add(usize::from(steady), Ordering::Relaxed);
+                    }
+                    Ok::<_, Failure>(queue.clock.instant() - asked)
+                }
+            }
+        };
+        let poller = {
+            let (ask, counts) = (ask.clone(), counts.clone());
+            tokio::spawn(async move {
+                for _ in 0..12_000 {
+                    let (one, counts) = (ask("poller"), counts.clone());
+                    tokio::spawn(async move {
+                        if one.await.is_err() {
+                            counts[2].fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                    pause(100).await;
+                }
+            })
+        };
+        pause(120_000).await;
+        let mut waits = Vec::new();
+        for _ in 0..100 {
+            waits.push(ask("ana").await.expect("she has her turn"));
+            pause(9_000).await;
+        }
+        poller.await.expect("no panic");
+        waits.sort_unstable();
+        let [accepted, refused, told] = [0, 1, 2].map(|at| counts[at].load(Ordering::Relaxed));
+        let share = refused as f64 / (accepted + refused) as f64;
+        let used = accepted as f64 / (1200.0 - 90.0);
+        assert!(share < 0.02, "{refused} of {} refused", accepted + refused);
+        assert!(used >= 0.85, "{used} of the limit is used");
+        assert!(
+            told > 8_000,
+            "{told} of the poller's were told to come back later"
+        );
+        assert!(waits[50] < Duration::from_secs(3), "{:?}", waits[50]);
+        assert!(waits[95] < Duration::from_secs(10), "{:?}", waits[95]);
     }
 }

@@ -46,7 +46,8 @@ impl Target {
     #[must_use]
     pub fn canonical(&self) -> Arc<str> {
         let mut sorted: Vec<_> = self.query.iter().collect();
-        sorted.sort();
+        // By name alone: which of two equal names comes first may mean something.
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut text = self.segments.join("/");
         text.push('?');
         form_urlencoded::Serializer::for_suffix(&mut text, self.segments.join("/").len() + 1)

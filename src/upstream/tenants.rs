@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,8 +15,8 @@ use prometheus_client::{
 use crate::{clock::Clock, tenants::TenantId};
 
 use super::{
-    Answer, BreakerState, Failure, Jitter,
-    breaker::{Admission, Breaker, Epoch},
+    Answer, BreakerState, Failure, Jitter, Target,
+    breaker::{Admission, Breaker, Epoch, Outage},
     retry::Budget,
 };
 
@@ -30,6 +31,7 @@ pub(super) struct Tenants {
     gauges: Family<TenantLabel, Gauge>,
     clock: Clock,
     jitter: Jitter,
+    hasher: RandomState,
 }
 
 #[derive(Default)]
@@ -57,14 +59,15 @@ impl Tenants {
             gauges,
             clock,
             jitter,
+            hasher: RandomState::new(),
         }
     }
 
     /// Whether a request to that tenant's ERP may go.
-    pub(super) fn admit(&self, tenant: &TenantId) -> Admission {
+    pub(super) fn admit(&self, tenant: &TenantId, can_try: impl Fn() -> bool) -> Admission {
         let state = self.state(tenant);
         let mut state = lock(&state);
-        let admission = state.breaker.admit(self.clock.instant());
+        let admission = state.breaker.admit(self.clock.instant(), can_try);
         if matches!(admission, Admission::Trial(_)) {
             self.show(tenant, state.breaker.state());
         }
@@ -72,7 +75,14 @@ impl Tenants {
     }
 
     /// What came of one that went.
-    pub(super) fn judge(&self, tenant: &TenantId, epoch: Epoch, outcome: &Result<Answer, Failure>) {
+    /// Says whether the breaker has opened.
+    pub(super) fn judge(
+        &self,
+        tenant: &TenantId,
+        target: &Target,
+        epoch: Epoch,
+        outcome: &Result<Answer, Failure>,
+    ) -> bool {
         let state = self.state(tenant);
         let mut state = lock(&state);
         let before = state.breaker.state();
@@ -80,25 +90,47 @@ impl Tenants {
             Err(failure) if failure.is_outage() => {
                 let now = self.clock.instant();
                 let jitter = |whole| self.jitter.of(whole);
-                state.breaker.failed(epoch, now, jitter);
+                let outage = match failure {
+                    Failure::Status(502..=504) => Outage::Gone,
+                    Failure::Status(_) => Outage::Error {
+                        target: self.hasher.hash_one(target.canonical()),
+                    },
+                    _ => Outage::Gone,
+                };
+                state.breaker.failed(epoch, outage, now, jitter);
             }
             Ok(_) | Err(_) => state.breaker.succeeded(epoch),
         }
         let after = state.breaker.state();
-        if after != before {
-            self.show(tenant, after);
-            match after {
-                BreakerState::Closed => {
-                    tracing::info!(tenant = tenant.as_str(), "the ERP answers again");
-                }
-                BreakerState::Open | BreakerState::HalfOpen => {
-                    tracing::warn!(
-                        tenant = tenant.as_str(),
-                        "the ERP fails: requests are refused until a trial succeeds"
-                    );
-                }
+        if after == before {
+            return false;
+        }
+        self.show(tenant, after);
+        match after {
+            BreakerState::Closed => {
+                // As loud as its failing, or an outage would never seem to end.
+                tracing::warn!(tenant = tenant.as_str(), "the ERP answers again");
+                false
+            }
+            BreakerState::Open | BreakerState::HalfOpen => {
+                tracing::warn!(
+                    tenant = tenant.as_str(),
+                    cause = outcome.as_ref().err().map(tracing::field::display),
+                    "the ERP fails: it isn't asked until a trial succeeds"
+                );
+                true
             }
         }
+    }
+
+    /// A trial that the queue gave no turn.
+    pub(super) fn trial_was_not_sent(&self, tenant: &TenantId, epoch: Epoch) {
+        let state = self.state(tenant);
+        let mut state = lock(&state);
+        state
+            .breaker
+            .trial_was_not_sent(epoch, self.clock.instant());
+        self.show(tenant, state.breaker.state());
     }
 
     /// Counts a request that is made for the first time.

@@ -307,8 +307,8 @@ async fn the_demos_lines_work_as_printed() {
     assert_eq!(curls.len(), 4);
     let mut photo_file = String::new();
     for (line, expected) in curls.iter().zip(["200", "200", "200", "201"]) {
-        if let Some((_, path)) = line.split_once("imagen=@") {
-            path.split(' ').next().unwrap().clone_into(&mut photo_file);
+        if let Some((_, path)) = line.split_once("imagen=@\"") {
+            path.split('"').next().unwrap().clone_into(&mut photo_file);
         }
         let script = format!("{line} -s -o /dev/null -w '%{{http_code}}'");
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -413,4 +413,92 @@ fn results_go_to_stdout() {
     let output = run(&["nonsense"]);
     (&output.stdout[..]).read_to_string(&mut nothing).unwrap();
     assert!(nothing.is_empty() && output.status.code() == Some(2));
+}
+
+#[test]
+fn check_refuses_keys_that_no_token_could_be_verified_with() {
+    let (erp, listen, admin) = (free(), free(), free());
+    let rsa = fs::read_to_string(fixture("keys/rs256.private.pem")).unwrap();
+    let ec = fs::read_to_string(fixture("keys/es256.public.pem")).unwrap();
+    let jwks: Value =
+        serde_json::from_slice(&fs::read(fixture("keys/jwks.json")).unwrap()).unwrap();
+    let with = |name: &str, value: Value| {
+        let mut jwks = jwks.clone();
+        jwks["keys"][0][name] = value;
+        jwks.to_string()
+    };
+    let mut twice = jwks.clone();
+    twice["keys"]
+        .as_array_mut()
+        .unwrap()
+        .push(jwks["keys"][0].clone());
+    for (file, content, expected) in [
+        ("rsa.pem", rsa, "isn't a public key in PEM"),
+        ("rsa.pem", ec, "isn't a public key in PEM"),
+        (
+            "jwks.json",
+            with("x", "AAAA".into()),
+            "isn't a public key of its kind",
+        ),
+        (
+            "jwks.json",
+            with("y", jwks["keys"][0]["x"].clone()),
+            "isn't a public key of its kind",
+        ),
+        ("jwks.json", with("d", "AAAA".into()), "is a private key"),
+        (
+            "jwks.json",
+            twice.to_string(),
+            "has the same `kid` as another",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        configure(dir.path(), erp, listen, admin);
+        write(dir.path(), file, &content);
+        let config = dir.path().join("llavero.yaml");
+        let text = fs::read_to_string(&config).unwrap();
+        let usual = match file {
+            "rsa.pem" => fixture("keys/rs256.public.pem"),
+            _ => fixture("keys/jwks.json"),
+        };
+        let (usual, own) = (usual.display().to_string(), dir.path().join(file));
+        let text = text.replace(&usual, &own.display().to_string());
+        fs::write(&config, text).unwrap();
+        let output = run(&["check", "--config", config.to_str().unwrap()]);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{expected}: {}",
+            stdout(&output)
+        );
+        assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn two_tenants_are_not_one_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let (erp, listen, admin) = (free(), free(), free());
+    configure(dir.path(), erp, listen, admin);
+    let twin = "clave: CARPER.admintotal.com\ncredentials: {default: {api_key: {file: ../secrets/carper}}}\n";
+    write(dir.path(), "tenants/twin.yaml", twin);
+    let config = dir.path().join("llavero.yaml");
+    let output = run(&["check", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = "twin.yaml: clave: names the same account as the tenant carper";
+    assert!(stdout(&output).contains(told), "{}", stdout(&output));
+}
+
+#[test]
+fn who_stops_reading_is_no_failure() {
+    let mut child = llavero()
+        .arg("openapi")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

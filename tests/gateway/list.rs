@@ -203,3 +203,29 @@ async fn odd_rows_do_not_break_the_list() {
         (&json!(null), &json!("alta"))
     );
 }
+
+#[tokio::test]
+async fn an_answer_with_far_more_rows_than_a_page_has_is_none() {
+    let server = wiremock::MockServer::start().await;
+    let rows = |many| format!("[{}]", vec!["{}"; many].join(","));
+    for (many, status) in [(1000, 200), (1001, 502), (500_000, 502)] {
+        server.reset().await;
+        let answer =
+            wiremock::ResponseTemplate::new(200).set_body_raw(rows(many), "application/json");
+        wiremock::Mock::given(wiremock::matchers::any())
+            .respond_with(answer)
+            .mount(&server)
+            .await;
+        let world =
+            World::before_upstream(&format!("{}/{{clave}}/api/v2/", server.uri()), "").await;
+        assert_eq!(world.get("/v1/ordenes").await.status, status, "{many}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_of_thousands_of_mistakes_names_the_first() {
+    let world = World::start().await;
+    let path = format!("/v1/ordenes?{}", vec!["a"; 5000].join("&"));
+    let problem = world.get(&path).await.problem(400, "unknown-parameter");
+    assert_eq!(problem["errors"].as_array().unwrap().len(), 25);
+}

@@ -148,7 +148,10 @@ async fn if_match_guards_a_change() {
     let reply = world
         .send(guarded(&format!("W/{etag}"), json!({"status": 2})))
         .await;
-    reply.problem(412, "precondition-failed");
+    reply.problem(400, "invalid-parameter");
+    let unquoted = etag.trim_matches('"');
+    let reply = world.send(guarded(unquoted, json!({"status": 2}))).await;
+    reply.problem(400, "invalid-parameter");
     assert!(world.received().iter().all(|it| it.method == "GET"));
 
     let reply = world
@@ -187,4 +190,36 @@ async fn if_match_sees_what_others_changed_at_the_erp() {
         .send(request)
         .await
         .problem(412, "precondition-failed");
+}
+
+#[tokio::test]
+async fn of_many_changes_that_were_made_for_one_state_one_is_made() {
+    let world = World::start().await;
+    let etag = world.get("/v1/ordenes/11001").await;
+    let etag = etag.header("etag");
+    world.faults(
+        "carper",
+        Faults {
+            delay: Some(20),
+            ..Faults::default()
+        },
+    );
+    let changes = (0..6).map(|at| {
+        let change = world
+            .request(Method::PATCH, "/v1/ordenes/11001")
+            .header("if-match", etag)
+            .json(&json!({"descripcion": format!("<p>{at}</p>")}));
+        world.send(change)
+    });
+    let mut made = 0;
+    for reply in futures_util::future::join_all(changes).await {
+        if reply.status == 200 {
+            made += 1;
+        } else {
+            reply.problem(412, "precondition-failed");
+        }
+    }
+    assert_eq!(made, 1);
+    let sent = world.received();
+    assert_eq!(sent.iter().filter(|it| it.method == "PATCH").count(), 1);
 }

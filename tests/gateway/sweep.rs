@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Reply, World};
 
 /// Each address and its methods.
-const ROUTES: [(&str, &[&str]); 8] = [
+const ROUTES: [(&str, &[&str]); 9] = [
     ("/v1/ordenes", &["GET", "HEAD"]),
     ("/v1/ordenes/11001", &["GET", "HEAD", "PATCH"]),
     ("/v1/ordenes/11001/imagenes", &["POST"]),
@@ -15,11 +15,12 @@ const ROUTES: [(&str, &[&str]); 8] = [
     ("/openapi.json", &["GET", "HEAD"]),
     ("/openapi.yaml", &["GET", "HEAD"]),
     ("/docs", &["GET", "HEAD"]),
+    ("/problems", &["GET", "HEAD"]),
     ("/problems/not-found", &["GET", "HEAD"]),
 ];
 
-const METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "QUERY",
+const METHODS: [&str; 10] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "QUERY",
 ];
 
 fn check(what: &str, reply: &Reply, head: bool) {

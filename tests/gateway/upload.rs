@@ -351,3 +351,40 @@ async fn a_data_uri_is_sent_where_configured() {
         .unwrap();
     assert!(kept == photo("astronaut.png"));
 }
+
+#[tokio::test]
+async fn one_unknown_or_repeated_part_is_told_and_nothing_that_is_not_true() {
+    let world = World::start().await;
+    for name in ["x", "titulo"] {
+        let mut form = Form::new().text(name, "1");
+        if name == "titulo" {
+            for _ in 0..1000 {
+                form = form.text("titulo", "2");
+            }
+        }
+        let form = form
+            .text("proceso", "antes")
+            .part("imagen", file("sony-rx1r.jpg"));
+        let problem = world
+            .upload(PATH, form)
+            .await
+            .problem(422, "validation-failed");
+        let errors = problem["errors"].as_array().unwrap();
+        assert_eq!(errors.len(), 1, "{problem}");
+        assert_eq!(errors[0]["pointer"], format!("/{name}"));
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_part_where_one_should_be_ends_soon() {
+    let world = World::start().await;
+    let endless_head = format!("--b\r\nX: {}", "a".repeat(2 << 20));
+    let endless_preamble = "a".repeat(2 << 20);
+    for body in [endless_head, endless_preamble] {
+        let request = world
+            .request(reqwest::Method::POST, PATH)
+            .header("content-type", "multipart/form-data; boundary=b")
+            .body(body);
+        world.send(request).await.problem(400, "malformed-body");
+    }
+}

@@ -5,7 +5,7 @@ use axum::extract::State;
 use crate::{
     cache::Representation,
     caller::Permit,
-    exchange::{Exchange, ExchangeError, Read, Served, Subject, Wanted},
+    exchange::{Exchange, Read, Served, Subject, Unfit, Wanted},
     extract::{CacheControl, Id, NoParameters, Query, RecordId},
     operation::{Effect, FreshnessClass, Operation, Scope},
     problem::Problem,
@@ -43,24 +43,24 @@ pub(super) async fn get(
     CacheControl(wanted): CacheControl,
     State(exchange): State<Exchange>,
 ) -> Result<Served, Problem> {
-    Ok(read(&exchange, &permit, id, wanted).await?)
+    let served = exchange
+        .read(&permit, of(id, wanted), move |body| {
+            translate(body, id.get())
+        })
+        .await?;
+    Ok(served)
 }
 
-/// One order as it is served.
-pub(super) async fn read(
-    exchange: &Exchange,
-    permit: &Permit,
-    id: RecordId,
-    wanted: Wanted,
-) -> Result<Served, ExchangeError> {
-    let read = Read {
+/// The read of one order.
+pub(super) fn of(id: RecordId, wanted: Wanted) -> Read {
+    Read {
         target: orden(id),
         subject: Subject::Record(COLLECTION, id.get()),
         wanted,
-    };
-    exchange
-        .read(permit, read, move |body| {
-            detail(body, id.get()).map(Representation::new)
-        })
-        .await
+    }
+}
+
+/// One order as it is served.
+pub(super) fn translate(body: &[u8], id: u64) -> Result<Representation, Unfit> {
+    detail(body, id).map(Representation::new)
 }

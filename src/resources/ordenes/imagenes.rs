@@ -22,17 +22,15 @@ use crate::{
     extract::{Id, NoParameters, Photo, Query},
     operation::{Effect, Operation, Scope},
     problem::{Code, FieldError, Problem},
-    resources::reference::UploadProblems,
+    resources::{
+        members::{Members, to_bytes},
+        reference::UploadProblems,
+    },
     telemetry::audit::Image,
     upstream::Payload,
 };
 
-use super::{
-    COLLECTION,
-    codigo::PROCESO,
-    orden,
-    representation::{Members, to_bytes},
-};
+use super::{COLLECTION, codigo::PROCESO, orden};
 
 /// Attaches a photo to an order.
 pub(super) static ATTACH: Operation = Operation {
@@ -127,6 +125,7 @@ pub(super) async fn attach(
         },
         record: (COLLECTION, id.get()),
         image: Some(image),
+        condition: None,
     };
     let attached = exchange
         .write(permit, write, attached)

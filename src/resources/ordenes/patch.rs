@@ -17,9 +17,8 @@ use time::{
 use utoipa::{ToSchema, openapi::schema::Schema};
 
 use crate::{
-    cache::Representation,
     caller::Permit,
-    exchange::{Exchange, Wanted, Write},
+    exchange::{Condition, Exchange, Wanted, Write},
     extract::{Id, IfMatch, JsonObject, NoParameters, Query},
     operation::{Effect, Operation, Scope},
     problem::{Code, FieldError, Problem},
@@ -31,7 +30,7 @@ use super::{
     COLLECTION,
     codigo::{Codes, PRIORIDAD, STATUS},
     get, orden,
-    representation::{Orden, detail},
+    representation::Orden,
 };
 
 /// Changes one order.
@@ -113,22 +112,20 @@ pub(super) async fn patch(
     JsonObject(fields): JsonObject,
 ) -> Result<Response, Problem> {
     let change = check(fields, &descripcion)?;
-    if if_match.is_present() {
-        let present = get::read(&exchange, &permit, id, Wanted::FROM_UPSTREAM).await?;
-        if !if_match.allows(present.representation.etag()) {
-            return Err(Problem::of(Code::PreconditionFailed));
-        }
-    }
+    let condition = if_match.is_present().then(|| Condition {
+        read: get::of(id, Wanted::FROM_UPSTREAM),
+        translate: get::translate,
+        allows: Box::new(move |etag| if_match.allows(etag)),
+    });
     let write = Write {
         target: orden(id),
         payload: Payload::Patch(change),
         record: (COLLECTION, id.get()),
         image: None,
+        condition,
     };
     let changed = exchange
-        .write(permit, write, move |body| {
-            detail(body, id.get()).map(Representation::new)
-        })
+        .write(permit, write, move |body| get::translate(body, id.get()))
         .await
         .map_err(|error| {
             Problem::of_write(

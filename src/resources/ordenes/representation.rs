@@ -1,22 +1,15 @@
-//! From the ERP's work order to ours. Only the fields that we rewrite are looked
-//! at; every other member passes as the bytes that it came in.
+//! From the ERP's work order to ours.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
-    ser::SerializeMap as _,
-};
-use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
-use crate::exchange::Unfit;
+use crate::{
+    exchange::Unfit,
+    resources::members::{Members, to_bytes},
+};
 
 use super::codigo::{Codes, PRIORIDAD, Reading, STATUS, UNKNOWN};
-
-/// More members than any record has; more would make the search below slow.
-const MAX_MEMBERS: usize = 512;
 
 /// A work order. It may have more fields than these: whatever else the ERP sends passes unchanged.
 #[derive(ToSchema)]
@@ -61,12 +54,13 @@ pub(super) struct Orden {
     periodicidad: Option<String>,
     #[schema(example = "TRABAJOS CORRECTIVOS", required = false)]
     tipo_servicio: Option<String>,
-    /// The customer's site.
+    /// The customer's site: an object with `id`, `nombre`, `municipio`, `direccion` and more. Some
+    /// accounts have a plain text here, and it passes as it is.
     #[schema(required = false)]
-    sucursal: Option<BTreeMap<String, serde_json::Value>>,
-    /// The customer.
+    sucursal: Option<serde_json::Value>,
+    /// The customer: an object with `id`, `nombre`, `rfc`, `telefono` and more, or a plain text.
     #[schema(required = false)]
-    cliente: Option<BTreeMap<String, serde_json::Value>>,
+    cliente: Option<serde_json::Value>,
     /// The crew; only in the answer for one order.
     #[schema(required = false)]
     empleados: Option<Vec<BTreeMap<String, serde_json::Value>>>,
@@ -157,111 +151,6 @@ impl Archivo {
     }
 }
 
-/// The members of an object in their order, values as they came.
-#[derive(Default)]
-pub(super) struct Members<'a>(Vec<(String, Raw<'a>)>);
-
-enum Raw<'a> {
-    Theirs(&'a RawValue),
-    Ours(Box<RawValue>),
-}
-
-impl<'a> Members<'a> {
-    pub(super) fn read(json: &'a str) -> Result<Self, Unfit> {
-        serde_json::from_str(json).map_err(|_| Unfit::Unreadable)
-    }
-
-    /// The text of a body; a byte order mark is passed over (RFC 8259 §8.1).
-    pub(super) fn text(body: &[u8]) -> Result<&str, Unfit> {
-        let text = std::str::from_utf8(body).map_err(|_| Unfit::Unreadable)?;
-        Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.json())
-    }
-
-    pub(super) fn value(&self, name: &str) -> serde_json::Value {
-        self.get(name)
-            .and_then(|json| serde_json::from_str(json).ok())
-            .unwrap_or_default()
-    }
-
-    pub(super) fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), Unfit> {
-        let value = Raw::Ours(to_raw_value(value).map_err(|_| Unfit::Unreadable)?);
-        match self.0.iter_mut().find(|(key, _)| key == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name.to_owned(), value)),
-        }
-        Ok(())
-    }
-
-    /// A whole number that arrived as a number or as a numeric string.
-    pub(super) fn number(&self, name: &str) -> Option<u64> {
-        match self.value(name) {
-            serde_json::Value::Number(number) => number.as_u64(),
-            serde_json::Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        }
-    }
-}
-
-impl Raw<'_> {
-    fn json(&self) -> &str {
-        match self {
-            Self::Theirs(raw) => raw.get(),
-            Self::Ours(raw) => raw.get(),
-        }
-    }
-}
-
-impl Serialize for Members<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            match value {
-                Raw::Theirs(raw) => map.serialize_entry(name, raw)?,
-                Raw::Ours(raw) => map.serialize_entry(name, raw)?,
-            }
-        }
-        map.end()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members: Vec<(String, Raw<'de>)> = Vec::with_capacity(24);
-                while let Some((name, raw)) = map.next_entry::<String, &'de RawValue>()? {
-                    // The last of equal names counts, as everywhere else.
-                    match members.iter().position(|(key, _)| *key == name) {
-                        Some(at) => members[at].1 = Raw::Theirs(raw),
-                        None if members.len() == MAX_MEMBERS => {
-                            return Err(serde::de::Error::custom("too many members"));
-                        }
-                        None => members.push((name, Raw::Theirs(raw))),
-                    }
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
-}
-
 /// Rewrites what differs between the ERP's order and ours, in place.
 pub(super) fn translate(orden: &mut Members<'_>) -> Result<(), Unfit> {
     let id = orden.number("id");
@@ -299,10 +188,6 @@ pub(super) fn detail(body: &[u8], asked: u64) -> Result<Vec<u8>, Unfit> {
         }
     }
     to_bytes(&orden)
-}
-
-pub(super) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, Unfit> {
-    serde_json::to_vec(value).map_err(|_| Unfit::Unreadable)
 }
 
 #[cfg(test)]

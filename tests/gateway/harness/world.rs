@@ -1,6 +1,6 @@
 //! The world itself, and what comes back from it.
 
-use std::{fmt::Write as _, fs, time::Duration};
+use std::{fmt::Write as _, fs, sync::Mutex, time::Duration};
 
 use bytes::Bytes;
 use llavero::{
@@ -12,7 +12,10 @@ use llavero::{
 use llavero_simulator::{Faults, ReceivedRequest, Simulator, TenantSeed, UserSeed};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap, multipart, redirect};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -48,7 +51,7 @@ pub struct World {
     pub shutdown: CancellationToken,
     pub at_once: CancellationToken,
     pub served: JoinHandle<std::io::Result<()>>,
-    erp_stop: CancellationToken,
+    erp_stop: Mutex<CancellationToken>,
     _files: tempfile::TempDir,
 }
 
@@ -77,13 +80,22 @@ impl World {
             "http://{}/{{clave}}/api/v2/",
             listener.local_addr().unwrap()
         );
-        let erp_stop = CancellationToken::new();
-        let stopped = erp_stop.clone();
-        tokio::spawn(
-            erp.clone()
-                .run(listener, async move { stopped.cancelled().await }),
-        );
+        let erp_stop = serve(&erp, listener);
         Self::before(erp, erp_stop, &base_url, settings).await
+    }
+
+    /// The ERP goes down: nobody listens at its address.
+    pub async fn erp_goes_down(&self) {
+        self.erp_stop.lock().unwrap().cancel();
+        while TcpStream::connect(self.erp_authority()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// It comes back at the same address, with all that it knew.
+    pub async fn erp_comes_back(&self) {
+        let listener = TcpListener::bind(self.erp_authority()).await.unwrap();
+        *self.erp_stop.lock().unwrap() = serve(&self.erp, listener);
     }
 
     /// Before another upstream than the simulated one.
@@ -142,7 +154,7 @@ impl World {
             shutdown,
             at_once,
             served,
-            erp_stop,
+            erp_stop: Mutex::new(erp_stop),
             _files: files,
         }
     }
@@ -244,12 +256,18 @@ impl World {
     /// for tests in which the gateway waits for time and it doesn't matter for how long.
     #[must_use]
     pub fn time_flies(&self) -> TimeFlies {
+        self.time_flies_by(Duration::from_millis(100))
+    }
+
+    /// The same with so much of the clock's time for a millisecond of the machine's.
+    #[must_use]
+    pub fn time_flies_by(&self, step: Duration) -> TimeFlies {
         let clock = self.clock.clone();
         TimeFlies(tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(1));
             loop {
                 ticks.tick().await;
-                clock.advance(Duration::from_millis(100));
+                clock.advance(step);
             }
         }))
     }
@@ -258,6 +276,16 @@ impl World {
     pub fn faults(&self, tenant: &str, faults: Faults) {
         assert!(self.erp.set_faults(&with_clave(tenant), faults));
     }
+}
+
+fn serve(erp: &Simulator, listener: TcpListener) -> CancellationToken {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(
+        erp.clone()
+            .run(listener, async move { stopped.cancelled().await }),
+    );
+    stop
 }
 
 /// While it lives, time flies.
@@ -272,7 +300,7 @@ impl Drop for TimeFlies {
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        self.erp_stop.cancel();
+        self.erp_stop.lock().unwrap().cancel();
         if !std::thread::panicking() {
             leaks::assert_none_logged();
         }
@@ -340,6 +368,7 @@ fn split_upstream(settings: &str) -> (String, String) {
         if !line.starts_with(' ') {
             inside = line.starts_with("upstream:");
             if inside {
+                assert_eq!(line, "upstream:", "its keys stand on lines of their own");
                 continue;
             }
         }

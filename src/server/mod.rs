@@ -1,0 +1,110 @@
+//! Listeners and the drain.
+
+mod accept;
+mod watch;
+
+use std::{io, time::Duration};
+
+use tokio::{net::TcpListener, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{admin::Health, app::App};
+
+use accept::Door;
+
+/// What probes and scrapers open at most.
+const ADMIN_CONNECTIONS: usize = 64;
+/// What a probe that is under way may take at the end.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How the gateway ends, from `server.*`.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// How long new connections are still taken while readiness is off.
+    pub delay: Duration,
+    /// How long requests in flight may take after that.
+    pub grace: Duration,
+}
+
+/// What ends a gateway. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Begins the drain.
+    pub drain: CancellationToken,
+    /// Ends its delay and its grace: connections are cut, writes still end.
+    pub at_once: CancellationToken,
+}
+
+/// Serves an app on both listeners until `stop` says so and the drain is over.
+///
+/// # Errors
+/// A listener's address can't be had.
+pub async fn run(
+    app: App,
+    public: TcpListener,
+    admin: TcpListener,
+    drain: Drain,
+    stop: Stop,
+) -> io::Result<()> {
+    let App {
+        public: public_router,
+        admin: admin_router,
+        health,
+        tasks,
+    } = app;
+    let (stop_public, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let servers = TaskTracker::new();
+    let public = Door {
+        listener: public,
+        router: public_router,
+        connections: accept::capacity(),
+        writes: tasks.clone(),
+        stop: Stop {
+            drain: stop_public.clone(),
+            at_once: stop.at_once.clone(),
+        },
+        grace: drain.grace,
+    };
+    let admin = Door {
+        listener: admin,
+        router: admin_router,
+        connections: ADMIN_CONNECTIONS,
+        writes: TaskTracker::new(),
+        stop: Stop {
+            drain: stop_admin.clone(),
+            at_once: CancellationToken::new(),
+        },
+        grace: ADMIN_GRACE,
+    };
+    let public_done = servers.spawn(public.serve());
+    let admin_done = servers.spawn(admin.serve());
+    servers.close();
+
+    stop.drain.cancelled().await;
+    begin(&health, drain, &stop).await;
+    stop_public.cancel();
+    let cut = public_done.await.unwrap_or(0);
+    if cut > 0 {
+        tracing::warn!(connections = cut, "connections were cut");
+    }
+    // A write that is under way at the ERP is never cut: it ends by its own timeout.
+    tasks.close();
+    tasks.wait().await;
+    stop_admin.cancel();
+    let _ = admin_done.await;
+    tracing::info!("drained");
+    Ok(())
+}
+
+async fn begin(health: &Health, drain: Drain, stop: &Stop) {
+    health.drain();
+    tracing::info!(
+        delay_ms = drain.delay.as_secs_f64() * 1e3,
+        grace_ms = drain.grace.as_secs_f64() * 1e3,
+        "draining"
+    );
+    tokio::select! {
+        () = sleep(drain.delay) => {}
+        () = stop.at_once.cancelled() => {}
+    }
+}
