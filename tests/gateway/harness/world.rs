@@ -245,9 +245,18 @@ impl World {
         self.send(metrics).await.text()
     }
 
-    /// Waits until a line stands in the metrics.
+    /// Waits until a line stands in the metrics, which must be soon.
     pub async fn wait_for_metric(&self, line: &str) {
-        while !self.metrics().await.lines().any(|it| it == line) {
+        let begun = std::time::Instant::now();
+        loop {
+            let metrics = self.metrics().await;
+            if metrics.lines().any(|it| it == line) {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{line} doesn't come in\n{metrics}"
+            );
             tokio::task::yield_now().await;
         }
     }
