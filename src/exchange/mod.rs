@@ -46,7 +46,7 @@ pub use generation::Subject;
 
 use collapse::{Flights, Role};
 use generation::{Change, Generations};
-use records::Records;
+use records::{RecordTurn, Records};
 
 /// An answer over this many bytes is translated where it holds up nobody else's requests.
 const LARGE_ANSWER: usize = 512 * 1024;
@@ -75,8 +75,8 @@ struct Parts {
     flights: Flights<Flight, Result<Landed, ExchangeError>>,
     results: Family<ResultLabel, Counter>,
     uploaded: Counter,
-    looks: AtomicU64,
-    fetches: AtomicU64,
+    /// Numbers fetches as they begin.
+    sequence: AtomicU64,
 }
 
 /// What to read.
@@ -135,7 +135,7 @@ pub struct Condition {
     /// From the ERP's bytes to ours.
     pub translate: fn(&[u8], u64) -> Result<Representation, Unfit>,
     /// Whether a record with that validator may be changed.
-    pub allows: Box<dyn Fn(&HeaderValue) -> bool + Send>,
+    pub allows: Box<dyn Fn(&HeaderValue) -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Condition {
@@ -211,8 +211,7 @@ impl Exchange {
             flights: Flights::default(),
             results,
             uploaded,
-            looks: AtomicU64::new(0),
-            fetches: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
         }))
     }
 
@@ -273,8 +272,7 @@ impl Exchange {
             key: key.clone(),
             generation,
             from_upstream: why == Why::Request,
-            alone: matches!(permit.operation().effect, Effect::Write)
-                .then(|| parts.looks.fetch_add(1, Ordering::Relaxed)),
+            alone: matches!(permit.operation().effect, Effect::Write).then(|| parts.next()),
         };
         let fetch = parts.fetch(permit, read, windows, flight.clone(), translate);
         let (outcome, role) = parts.flights.join(flight, lane_of(permit), fetch).await;
@@ -306,7 +304,7 @@ impl Exchange {
     pub async fn write<T>(
         &self,
         permit: Permit,
-        write: Write,
+        mut write: Write,
         translate: T,
     ) -> Result<Arc<Representation>, ExchangeError>
     where
@@ -315,46 +313,24 @@ impl Exchange {
         let (this, parts) = (self.clone(), self.0.clone());
         let task = async move {
             let (_, id) = write.record;
-            let until = parts.clock.instant() + parts.upstream.patience();
-            let turn = match (&write.payload, &write.condition) {
-                // A photo overwrites nothing that a condition looked at.
-                (Payload::Image { .. }, _) => Ok(None),
-                (Payload::Patch(_), condition) => {
-                    let record = (permit.tenant().id().clone(), id);
-                    let turn = parts.records.turn(record, condition.is_some());
-                    parts
-                        .clock
-                        .before(until, turn)
-                        .await
-                        .flatten()
-                        .map(Some)
-                        .ok_or(())
+            let condition = write.condition.take();
+            let may_begin = async {
+                let turn = parts
+                    .record_turn(&permit, &write, condition.is_some())
+                    .await?;
+                if let Some(condition) = condition {
+                    this.require(&permit, id, condition).await?;
                 }
+                Ok::<_, ExchangeError>(turn)
             };
-            let Ok(_turn) = turn else {
-                audit::write(&permit, id, Outcome::Refused, None, write.image.as_ref());
-                let retry_after = parts.upstream.patience();
-                return Err(Failure::QueueFull { retry_after }.into());
-            };
-            if let Some(condition) = write.condition {
-                let Condition {
-                    read,
-                    translate,
-                    allows,
-                } = condition;
-                let present = this
-                    .read(&permit, read, move |body| translate(body, id))
-                    .await;
-                let refused = match present {
-                    Ok(present) if allows(present.representation.etag()) => None,
-                    Ok(_) => Some(ExchangeError::Changed),
-                    Err(error) => Some(error),
-                };
-                if let Some(error) = refused {
-                    audit::write(&permit, id, Outcome::Refused, None, None);
+            // Held until the answer is here.
+            let _turn = match may_begin.await {
+                Ok(turn) => turn,
+                Err(error) => {
+                    audit::write(&permit, id, Outcome::Refused, None, write.image.as_ref());
                     return Err(error);
                 }
-            }
+            };
             let request = Request {
                 clave: permit.tenant().clave(),
                 credential: permit.credential(),
@@ -388,6 +364,28 @@ impl Exchange {
             .tasks
             .spawn(task.instrument(tracing::Span::current()));
         task.await.unwrap_or(Err(ExchangeError::Interrupted))
+    }
+
+    /// Looks at the record as the ERP has it now.
+    async fn require(
+        &self,
+        permit: &Permit,
+        id: u64,
+        condition: Condition,
+    ) -> Result<(), ExchangeError> {
+        let Condition {
+            read,
+            translate,
+            allows,
+        } = condition;
+        let present = self
+            .read(permit, read, move |body| translate(body, id))
+            .await?;
+        if allows(present.representation.etag()) {
+            Ok(())
+        } else {
+            Err(ExchangeError::Changed)
+        }
     }
 
     /// How many bytes the cache holds.
@@ -436,7 +434,7 @@ impl Parts {
                     party: &party,
                     abandoned: &abandoned,
                 };
-                let asked = this.fetches.fetch_add(1, Ordering::Relaxed);
+                let asked = this.next();
                 let now = this.clock.instant();
                 let settled = this
                     .generations
@@ -470,6 +468,26 @@ impl Parts {
             };
             Box::pin(fetch.instrument(span))
         }
+    }
+
+    /// Leave to change the record; none is needed for a photo, which overwrites nothing that
+    /// a condition looked at.
+    async fn record_turn(
+        &self,
+        permit: &Permit,
+        write: &Write,
+        alone: bool,
+    ) -> Result<Option<RecordTurn>, Failure> {
+        if matches!(write.payload, Payload::Image { .. }) {
+            return Ok(None);
+        }
+        let patience = self.upstream.patience();
+        let record = (permit.tenant().id().clone(), write.record.1);
+        let turn = self.records.turn(record, alone);
+        let turn = self.clock.before(self.clock.instant() + patience, turn);
+        turn.await.flatten().map(Some).ok_or(Failure::QueueFull {
+            retry_after: patience,
+        })
     }
 
     /// An older answer, where the ERP fails. A change that is known to have been made
@@ -515,6 +533,10 @@ impl Parts {
 
     fn generation_of(&self, permit: &Permit, subject: Subject) -> Generation {
         self.generations.current(permit.tenant().id(), subject)
+    }
+
+    fn next(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
     fn age(&self, entry: &Entry) -> Duration {

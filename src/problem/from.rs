@@ -133,7 +133,7 @@ impl From<Failure> for Problem {
             Failure::Unavailable { retry_after } => {
                 Self::new(
                     Code::UpstreamUnavailable,
-                    "The ERP has failed several times in a row, so it isn't asked for now. Nothing was changed. Wait for `Retry-After` and try again.",
+                    "The ERP has failed several times in a row, so it isn't asked until it answers a trial. Nothing was changed. Wait for `Retry-After` and try again.",
                 )
                 .with_retry_after(retry_after)
             }

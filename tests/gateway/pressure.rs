@@ -42,6 +42,12 @@ fn slow(milliseconds: u64) -> Faults {
     }
 }
 
+/// How many answers are that problem.
+fn count(replies: &[Reply], status: u16, code: &str) -> usize {
+    let fits = |reply: &&Reply| reply.status == status && reply.json()["code"] == code;
+    replies.iter().filter(fits).count()
+}
+
 #[tokio::test]
 async fn five_hundred_equal_requests_are_one_to_the_erp() {
     let world = World::start().await;
@@ -85,10 +91,7 @@ async fn a_hanging_erp_costs_its_own_tenant_only() {
         world.clock.advance(seconds(5));
     };
     let (replies, ()) = tokio::join!(stuck, meanwhile);
-    let with = |status: u16, code: &str| {
-        let fits = |reply: &&Reply| reply.status == status && reply.json()["code"] == code;
-        replies.iter().filter(fits).count()
-    };
+    let with = |status, code| count(&replies, status, code);
     assert_eq!(with(503, "overloaded"), 195);
     assert_eq!(with(504, "upstream-timeout"), 5);
     for reply in replies.iter().filter(|reply| reply.status == 503) {
@@ -304,10 +307,7 @@ async fn what_waits_when_the_breaker_opens_is_not_sent_any_more() {
         world.clock.advance(seconds(15));
     };
     let (replies, ()) = tokio::join!(all, time);
-    let with = |status: u16, code: &str| {
-        let fits = |reply: &&Reply| reply.status == status && reply.json()["code"] == code;
-        replies.iter().filter(fits).count()
-    };
+    let with = |status, code| count(&replies, status, code);
     let sent = with(504, "upstream-timeout");
     assert!((5..=9).contains(&sent), "{sent} were sent");
     assert_eq!(with(503, "upstream-unavailable"), 40 - sent);
