@@ -94,12 +94,14 @@ async fn start(dir: &std::path::Path) -> Bench {
     }
     let config = format!(
         "upstream: {{base_url: \"http://{erp_at}/{{clave}}/api/v2/\", timeout: 60s, queue_timeout: 60s}}\n\
-         auth: {{issuers: [{{issuer: bench, audience: llavero, algorithms: [HS256], secret: {SECRET}}}]}}\n"
+         auth: {{issuers: [{{issuer: bench, audience: llavero, algorithms: [HS256], secret: {SECRET}}}]}}\n\
+         limits: {{user: {{requests: 4000000000, per: 1s, burst: 4000000000}}, tenant: {{requests: 4000000000, per: 1s, burst: 4000000000}}}}\n\
+         audit: {{output: {{file: audit.jsonl}}}}\n"
     );
     let path = dir.join("llavero.yaml");
     fs::write(&path, config).unwrap();
     let config = config::load(&path, []).unwrap().config;
-    let app = App::load(&config, &|_| None, Clock::system()).unwrap();
+    let app = App::load(&config, |_| None, Clock::system()).unwrap();
     let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let public_at = format!("http://{}", public.local_addr().unwrap());

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -23,6 +23,7 @@ use prometheus_client::{
 
 use crate::{
     exchange::Exchange,
+    identity::{Identity, Standing},
     layers::{panics, problems, request_id},
     problem::{Code, Problem},
     tenants::Registry,
@@ -46,6 +47,7 @@ impl Health {
 #[derive(Clone, FromRef)]
 struct AdminState {
     health: Health,
+    identity: Identity,
     registry: Registry,
     metrics: Arc<Metrics>,
 }
@@ -59,6 +61,7 @@ struct Metrics {
 /// The admin port's routes.
 pub fn router(
     health: Health,
+    identity: Identity,
     registry: Registry,
     exchange: Exchange,
     mut metrics: MetricRegistry,
@@ -82,6 +85,7 @@ pub fn router(
         .fallback(nothing_here)
         .with_state(AdminState {
             health,
+            identity,
             registry,
             metrics,
         })
@@ -92,6 +96,7 @@ pub fn router(
 
 async fn readyz(
     State(health): State<Health>,
+    State(identity): State<Identity>,
     State(registry): State<Registry>,
     State(metrics): State<Arc<Metrics>>,
     request: Request,
@@ -104,28 +109,74 @@ async fn readyz(
         .with_retry_after(Duration::from_secs(5))
         .into_response();
     }
-    let mut body = String::from("ready\n");
     let query = request.uri().query().unwrap_or_default();
-    if query
+    let is_verbose = query
         .split('&')
-        .any(|parameter| parameter.starts_with("verbose"))
-    {
-        let _ = writeln!(body, "tenants: {}", registry.len());
+        .any(|parameter| parameter.starts_with("verbose"));
+    if !identity.has_keys() {
+        let mut detail =
+            String::from("No issuer's keys are here, so that every token would be refused.");
+        if is_verbose {
+            for standing in identity.standings() {
+                let _ = write!(detail, " {}.", told(&standing));
+            }
+        }
+        return Problem::new(Code::IdentityUnavailable, detail)
+            .with_retry_after(Duration::from_secs(5))
+            .into_response();
+    }
+    let mut body = String::from("ready\n");
+    let tenants = registry.current();
+    if is_verbose {
+        let _ = writeln!(body, "tenants: {}", tenants.len());
         let _ = writeln!(
             body,
             "tenant files with mistakes: {}",
-            registry.errors().len()
+            tenants.errors().len()
         );
         for (tenant, state) in metrics.exchange.broken_tenants() {
             let _ = writeln!(body, "breaker of {tenant}: {}", state.as_str());
         }
-        for error in registry.errors() {
-            for mistake in &error.mistakes.0 {
+        for refused in metrics.exchange.refused_credentials() {
+            let (tenant, name) = (refused.id.tenant(), refused.id.name());
+            let (status, seconds) = (refused.status, refused.lasting.as_secs());
+            let _ = writeln!(
+                body,
+                "credential {name} of {tenant}: refused by the ERP with {status} for {seconds} s"
+            );
+        }
+        for standing in identity.standings() {
+            let _ = writeln!(body, "{}", told(&standing));
+        }
+        for error in tenants.errors() {
+            for mistake in &error.mistakes {
                 let _ = writeln!(body, "- {mistake}");
+            }
+            if error.last_good_is_served {
+                let _ = writeln!(body, "  (it is served as it was before)");
             }
         }
     }
     body.into_response()
+}
+
+/// An issuer whose keys are fetched, in a line.
+fn told(standing: &Standing) -> String {
+    let Standing {
+        issuer,
+        keys,
+        confirmed,
+        failing,
+    } = standing;
+    let at = |moment: SystemTime| httpdate::fmt_http_date(moment);
+    let mut line = format!("keys of {issuer}: {keys}");
+    if let Some(confirmed) = confirmed {
+        let _ = write!(line, ", last fetched {}", at(*confirmed));
+    }
+    if let Some((since, cause)) = failing {
+        let _ = write!(line, ", failing since {} ({cause})", at(*since));
+    }
+    line
 }
 
 async fn render_metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response, Problem> {

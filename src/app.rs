@@ -3,7 +3,8 @@
 use std::{io, sync::Arc};
 
 use axum::{Router, extract::FromRef};
-use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegistry};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use prometheus_client::registry::Registry as MetricRegistry;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -11,14 +12,19 @@ use crate::{
     cache::Cache,
     clock::Clock,
     config::{Config, images::ImageFormat},
-    exchange::{Exchange, Lifetimes, Windows},
-    identity::{Identity, IssuerError},
+    exchange::{Exchange, Lifetimes, Sources, Windows},
+    identity::{Identity, IssuerError, Spread},
     images::{Format, Rules},
-    layers::access_log::AccessLog,
+    layers::{access_log::AccessLog, client_address::TrustedProxies, leak_guard::LeakGuard},
+    limits::Limits,
+    problem::Problem,
+    reload::{Ask, Files, Issuers, Reload},
     resources::ordenes::DescripcionField,
     router,
-    tenants::Registry,
+    telemetry::audit::{AuditLog, OpenError},
+    tenants::{Environment, Loader, Registry},
     upstream::{ClientError, Jitter, Upstream},
+    watchlist::Watchlist,
 };
 
 /// What handlers take their parts from, one by one.
@@ -30,6 +36,10 @@ pub struct AppState {
     pub registry: Registry,
     /// The way to the ERP.
     pub exchange: Exchange,
+    /// How much may be asked.
+    pub limits: Limits,
+    /// Where audit records go.
+    pub audit: AuditLog,
     /// What an upload may be.
     pub images: Arc<Rules>,
     /// The time.
@@ -48,6 +58,12 @@ pub struct App {
     pub health: Health,
     /// Work that the drain waits for.
     pub tasks: TaskTracker,
+    /// What goes on beside requests until the drain begins.
+    pub background: BoxFuture<'static, ()>,
+    /// Asks for what is on the disk to be read anew; none where nothing was read from there.
+    pub reload: Option<Ask>,
+    /// Where audit records go: flushed at the end, opened anew where files are rotated.
+    pub audit: AuditLog,
 }
 
 /// Why a gateway can't be built.
@@ -62,6 +78,9 @@ pub enum BuildError {
     /// The HTTP client can't start.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Audit records have nowhere to go.
+    #[error(transparent)]
+    Audit(#[from] OpenError),
 }
 
 impl App {
@@ -70,38 +89,51 @@ impl App {
     /// # Errors
     /// Keys or the tenants' directory can't be read. A wrong tenant file is no error
     /// here: it is reported and its tenant isn't served.
-    pub fn load(
-        config: &Config,
-        env: &dyn Fn(&str) -> Option<String>,
-        clock: Clock,
-    ) -> Result<Self, BuildError> {
-        let identity = Identity::load(&config.auth, &config.base_dir, env, clock.clone())
+    pub fn load(config: &Config, env: Environment, clock: Clock) -> Result<Self, BuildError> {
+        let identity = Identity::load(&config.auth, &config.base_dir, &env, clock.clone())
             .map_err(BuildError::Issuers)?;
-        let registry = Registry::load(&config.tenants_dir, env).map_err(BuildError::Tenants)?;
-        for error in registry.errors() {
-            for mistake in &error.mistakes.0 {
-                tracing::error!(mistake = %mistake, "a tenant file isn't served");
-            }
+        let mut loader = Loader::new(&config.tenants_dir, env);
+        let tenants = loader.load(clock.wall()).map_err(BuildError::Tenants)?;
+        for error in tenants.errors() {
+            error.log();
         }
-        Self::build(config, identity, registry, clock)
+        if tenants.is_empty() {
+            tracing::error!("tenants_dir holds no tenant that can be served: everybody is refused");
+        }
+        let registry = Registry::default();
+        registry.replace(tenants);
+        Self::assemble(config, identity, registry, Some(loader), clock)
     }
 
     /// Builds the gateway around keys and tenants that are already there.
     ///
     /// # Errors
-    /// The HTTP client can't start.
+    /// The HTTP client can't start, or the audit's output not be opened.
     pub fn build(
         config: &Config,
         identity: Identity,
         registry: Registry,
         clock: Clock,
     ) -> Result<Self, BuildError> {
+        Self::assemble(config, identity, registry, None, clock)
+    }
+
+    fn assemble(
+        config: &Config,
+        identity: Identity,
+        registry: Registry,
+        loader: Option<Loader>,
+        clock: Clock,
+    ) -> Result<Self, BuildError> {
         let mut metrics = MetricRegistry::default();
         let tasks = TaskTracker::new();
+        let watchlist = Watchlist::new(clock.clone());
+        registry.current().watch(&watchlist);
         let upstream = Upstream::new(
             &config.upstream,
             clock.clone(),
             Jitter::random(),
+            watchlist.clone(),
             &mut metrics,
         )?;
         let windows = |ttl| Windows {
@@ -114,43 +146,90 @@ impl App {
             detail: windows(config.cache.ttl.detail),
         };
         let cache = Cache::bounded(config.cache.max_bytes);
-        let exchange = Exchange::new(
+        let known = registry.clone();
+        let rotation = upstream
+            .clone()
+            .rotate(move || known.current().iter().cloned().collect::<Vec<_>>());
+        let sources = Sources {
             cache,
             upstream,
+            watchlist: watchlist.clone(),
+        };
+        let exchange = Exchange::new(
+            sources,
             lifetimes,
             clock.clone(),
             tasks.clone(),
+            Problem::code_of,
             &mut metrics,
         );
+        let leak_guard = LeakGuard::new(watchlist.clone(), &mut metrics);
+        let limits = Limits::new(&config.limits, &clock, &mut metrics);
+        let audit = AuditLog::open(&config.audit, &mut metrics)?;
         let access_log = AccessLog::new(clock.clone(), &mut metrics);
-        gauge(
-            &mut metrics,
-            "llavero_tenants",
-            "Tenants that are served",
-            registry.len(),
-        );
-        gauge(
-            &mut metrics,
-            "llavero_tenant_config_errors",
-            "Tenant files that aren't served because of mistakes",
-            registry.errors().len(),
-        );
+        let reload = loader.map(|loader| {
+            let issuers = Issuers::new(
+                identity.clone(),
+                config.auth.files(&config.base_dir),
+                loader.env(),
+            );
+            let files = Files {
+                loader,
+                issuers,
+                audit: audit.clone(),
+            };
+            Reload::new(
+                files,
+                registry.clone(),
+                exchange.clone(),
+                watchlist,
+                clock.clone(),
+                &mut metrics,
+            )
+        });
+        let ask = reload.as_ref().map(Reload::ask);
+        identity.register(&mut metrics);
+        let issuers = identity.clone();
+        let freshness = async move {
+            let jitter = Jitter::random();
+            let spread: Spread = Arc::new(move |whole| jitter.of(whole));
+            issuers.keep_fresh(&spread);
+        };
+        let mut background = vec![freshness.boxed(), rotation.boxed()];
+        background.extend(reload.map(|reload| reload.run().boxed()));
         let health = Health::default();
-        let admin = admin::router(health.clone(), registry.clone(), exchange.clone(), metrics);
+        let admin = admin::router(
+            health.clone(),
+            identity.clone(),
+            registry.clone(),
+            exchange.clone(),
+            metrics,
+        );
         let state = AppState {
             identity,
             registry,
             exchange,
+            limits,
+            audit: audit.clone(),
             images: Arc::new(rules(&config.images)),
             clock,
             descripcion_field: DescripcionField(config.upstream.descripcion_field.as_str().into()),
         };
-        let public = router::public(state, access_log, &config.server.cors.allowed_origins);
+        let public = router::public(
+            state,
+            access_log,
+            leak_guard,
+            TrustedProxies::new(&config.server.trusted_proxies),
+            &config.server.cors.allowed_origins,
+        );
         Ok(Self {
             public,
             admin,
             health,
             tasks,
+            background: join_all(background).map(|_| ()).boxed(),
+            reload: ask,
+            audit,
         })
     }
 }
@@ -168,10 +247,4 @@ fn rules(images: &crate::config::images::Images) -> Rules {
         max_pixels: images.max_pixels,
         formats: formats.collect(),
     }
-}
-
-fn gauge(metrics: &mut MetricRegistry, name: &str, help: &str, value: usize) {
-    let gauge = Gauge::<i64>::default();
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-    metrics.register(name, help, gauge);
 }

@@ -11,7 +11,8 @@ use crate::{
     identity::Claims,
     operation::{Operation, Scope},
     problem::{Code, Problem},
-    tenants::{Credential, CredentialId, Registry, Tenant, TenantId},
+    telemetry::audit::Trail,
+    tenants::{Credential, CredentialId, Tenant, TenantId, Tenants, Viewer},
 };
 
 /// A verified token, the tenants that it allows, and the one that was chosen.
@@ -45,15 +46,20 @@ pub enum Denied {
 
 impl Caller {
     /// The caller of a request: `wanted` is the `Llavero-Tenant` header, which
-    /// chooses among the token's tenants and can't add one.
+    /// chooses among the caller's tenants and can't add one. Those are the token's or, where it
+    /// names none, those whose own files name the caller.
     ///
     /// # Errors
     /// [`Denied::TenantNotAllowed`] where `wanted` isn't among them.
-    pub fn new(claims: Claims, registry: &Registry, wanted: Option<&str>) -> Result<Self, Denied> {
-        let mut assignments: Vec<_> = claims
-            .tenants()
-            .iter()
-            .filter_map(|id| registry.get(id))
+    pub fn new(claims: Claims, tenants: &Tenants, wanted: Option<&str>) -> Result<Self, Denied> {
+        let named: Vec<_> = if claims.tenants().is_empty() {
+            tenants.naming(&claims).collect()
+        } else {
+            let named = claims.tenants().iter();
+            named.filter_map(|id| tenants.get(id)).collect()
+        };
+        let mut assignments: Vec<_> = named
+            .into_iter()
             .filter_map(|tenant| Some((tenant, tenant.assign(&claims)?)))
             .collect();
         assignments.sort_by(|a, b| a.0.id().cmp(b.0.id()));
@@ -113,6 +119,12 @@ impl Caller {
         self.chosen.as_ref().map(|chosen| chosen.tenant.id())
     }
 
+    /// As whom that is at the ERP.
+    #[must_use]
+    pub fn credential_id(&self) -> Option<&CredentialId> {
+        self.chosen.as_ref().map(|chosen| chosen.credential.id())
+    }
+
     /// What the token allows, narrowed by the tenant's rules.
     #[must_use]
     pub fn scopes(&self) -> &BTreeSet<Scope> {
@@ -123,11 +135,7 @@ impl Caller {
     ///
     /// # Errors
     /// What is missing, the tenant before the scope.
-    pub fn permit(
-        self,
-        operation: &'static Operation,
-        request_id: Arc<str>,
-    ) -> Result<Permit, Denied> {
+    pub fn permit(self, operation: &'static Operation, trail: Trail) -> Result<Permit, Denied> {
         let chosen = match self.chosen {
             Some(chosen) => chosen,
             None if self.allowed.is_empty() => return Err(Denied::TenantNotAllowed),
@@ -142,7 +150,7 @@ impl Caller {
             tenant,
             credential,
             operation,
-            request_id,
+            trail,
         })))
     }
 }
@@ -158,7 +166,7 @@ struct Granted {
     tenant: Arc<Tenant>,
     credential: Arc<Credential>,
     operation: &'static Operation,
-    request_id: Arc<str>,
+    trail: Trail,
 }
 
 impl Permit {
@@ -180,7 +188,13 @@ impl Permit {
         &self.0.credential
     }
 
-    /// The credential's name and tenant, for keys.
+    /// Who sees what the ERP answers, for keys of what is kept.
+    #[must_use]
+    pub fn viewer(&self) -> Viewer {
+        Viewer::new(self.0.tenant.clave(), &self.0.credential)
+    }
+
+    /// The credential's name and tenant.
     #[must_use]
     pub fn credential_id(&self) -> &CredentialId {
         self.0.credential.id()
@@ -192,10 +206,10 @@ impl Permit {
         self.0.operation
     }
 
-    /// In which request.
+    /// What the audit is told of it.
     #[must_use]
-    pub fn request_id(&self) -> &Arc<str> {
-        &self.0.request_id
+    pub fn trail(&self) -> &Trail {
+        &self.0.trail
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::faults::Faults;
 use crate::paging::Query;
 use crate::reply::Reply;
-use crate::seed::TenantSeed;
+use crate::seed::{TenantSeed, UserChange};
 use crate::state::{Shared, Tenant};
 
 const HELP: &str = "\
@@ -25,7 +25,10 @@ Simulated Admintotal ERP
   PUT    /_sim/tenants/CLAVE                   make a tenant: {\"users\": [{\"username\", \"password\", \"api_key\",
                                                \"visible_orders\"?: [ID]}], \"orders\": 20, \"first_id\"?: 1,
                                                \"access_seconds\"?: 300, \"refresh_seconds\"?: 86400,
-                                               \"token_form\"?: \"jwt\" | \"opaque\"}
+                                               \"token_form\"?: \"jwt\" | \"opaque\",
+                                               \"rotate_refresh\"?: false}
+  PUT    /_sim/tenants/CLAVE/users/USERNAME    change a user: {\"password\"?, \"api_key\"?}
+  DELETE /_sim/tenants/CLAVE/tokens            make every token that was given out good no more
   GET    /_sim/tenants/CLAVE/faults            what is going wrong
   PUT    /_sim/tenants/CLAVE/faults            make it go wrong: {\"status\": {\"code\": 503, \"times\": 2}}
   DELETE /_sim/tenants/CLAVE/faults            make it well
@@ -46,6 +49,14 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
         .route(
             "/_sim/tenants/{clave}/faults",
             get(faults).put(set_faults).delete(clear_faults),
+        )
+        .route(
+            "/_sim/tenants/{clave}/users/{username}",
+            axum::routing::put(change_user),
+        )
+        .route(
+            "/_sim/tenants/{clave}/tokens",
+            axum::routing::delete(revoke_tokens),
         )
         .route("/_sim/tenants/{clave}/imagenes/{archivo_id}", get(imagen))
         .route("/_sim/{*rest}", axum::routing::any(unknown))
@@ -124,6 +135,29 @@ async fn set_faults(
 async fn clear_faults(State(shared): Sim, Path(clave): Path<String>) -> Result<Reply, Reply> {
     shared
         .with(&clave, |tenant| tenant.faults.set(Faults::default()))
+        .ok_or_else(no_such_tenant)?;
+    Ok(done())
+}
+
+async fn change_user(
+    State(shared): Sim,
+    Path((clave, username)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Reply, Reply> {
+    let change: UserChange = parsed(&body)?;
+    let is_known = shared
+        .with(&clave, |tenant| tenant.change_user(&username, change))
+        .ok_or_else(no_such_tenant)?;
+    if is_known {
+        Ok(done())
+    } else {
+        Err(refusal(StatusCode::NOT_FOUND, "there is no such user"))
+    }
+}
+
+async fn revoke_tokens(State(shared): Sim, Path(clave): Path<String>) -> Result<Reply, Reply> {
+    shared
+        .with(&clave, |tenant| tenant.tokens.revoke(None))
         .ok_or_else(no_such_tenant)?;
     Ok(done())
 }

@@ -36,5 +36,6 @@ mod state;
 
 pub use faults::{Faults, Only, Paging, RateLimit, StatusFault};
 pub use journal::ReceivedRequest;
-pub use seed::{TenantSeed, TokenForm, UserSeed};
+pub use seed::{TenantSeed, TokenForm, UserChange, UserSeed};
 pub use simulator::Simulator;
+pub use state::TokenKind;

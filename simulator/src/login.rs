@@ -58,12 +58,12 @@ pub(crate) fn refresh(call: &Call<'_>) -> Result<Reply, Reply> {
         return Err(Reply::invalid(errors));
     }
     call.with_tenant(|tenant| {
-        let owner = tenant.tokens.owner(TokenKind::Refresh, &refresh);
-        let Some(username) = owner.map(str::to_owned) else {
-            return Err(token_not_valid("El token es inválido o ha expirado"));
+        let answer = match tenant.tokens.refresh(&refresh) {
+            None => return Err(token_not_valid("El token es inválido o ha expirado")),
+            Some((access, None)) => json!({"access": access}),
+            Some((access, Some(refresh))) => json!({"access": access, "refresh": refresh}),
         };
-        let access = tenant.tokens.issue(TokenKind::Access, &username);
-        Ok(Reply::json(StatusCode::OK, &json!({"access": access})))
+        Ok(Reply::json(StatusCode::OK, &answer))
     })?
 }
 

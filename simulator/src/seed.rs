@@ -29,6 +29,8 @@ pub struct TenantSeed {
     pub refresh_seconds: u64,
     /// What tokens look like.
     pub token_form: TokenForm,
+    /// Whether a refresh gives a new refresh token too, and the old one is good no more.
+    pub rotate_refresh: bool,
 }
 
 impl Default for TenantSeed {
@@ -41,6 +43,7 @@ impl Default for TenantSeed {
             access_seconds: 300,
             refresh_seconds: 86_400,
             token_form: TokenForm::default(),
+            rotate_refresh: false,
         }
     }
 }
@@ -113,6 +116,18 @@ impl UserSeed {
             None => true,
         }
     }
+}
+
+/// What changes about a user; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UserChange {
+    /// The new password. Tokens that were given out before stay good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// The new key; the old one is good no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
 }
 
 /// What tokens look like. The ERP knows them by heart either way and reads nothing out of them.

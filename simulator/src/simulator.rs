@@ -13,8 +13,8 @@ use crate::control;
 use crate::erp::{self, Entry};
 use crate::faults::Faults;
 use crate::journal::ReceivedRequest;
-use crate::seed::{self, TenantSeed};
-use crate::state::{Shared, Tenant};
+use crate::seed::{self, TenantSeed, UserChange};
+use crate::state::{Shared, Tenant, TokenKind};
 
 /// A simulated ERP. Clones share one state.
 #[derive(Clone, Default)]
@@ -76,6 +76,21 @@ impl Simulator {
     pub fn set_faults(&self, clave: &str, faults: Faults) -> bool {
         self.shared
             .with(clave, |tenant| tenant.faults.set(faults))
+            .is_some()
+    }
+
+    /// Changes a user's password or key. Says whether there is such a user.
+    pub fn change_user(&self, clave: &str, username: &str, change: UserChange) -> bool {
+        self.shared
+            .with(clave, |tenant| tenant.change_user(username, change))
+            .unwrap_or(false)
+    }
+
+    /// Makes the tokens of a kind that were given out so far good no more, or all of them.
+    /// Says whether the tenant exists.
+    pub fn revoke_tokens(&self, clave: &str, kind: Option<TokenKind>) -> bool {
+        self.shared
+            .with(clave, |tenant| tenant.tokens.revoke(kind))
             .is_some()
     }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::faults::ActiveFaults;
 use crate::journal::Journal;
-use crate::seed::{self, TenantSeed, TokenForm, UserSeed};
+use crate::seed::{self, TenantSeed, TokenForm, UserChange, UserSeed};
 
 /// The state behind every clone of a `Simulator`. Locks are held for a lookup or a change, never across an await.
 #[derive(Default)]
@@ -77,6 +77,20 @@ impl Tenant {
         self.users.iter().find(|user| user.api_key == api_key)
     }
 
+    /// Says whether there is such a user.
+    pub(crate) fn change_user(&mut self, username: &str, change: UserChange) -> bool {
+        let Some(user) = self.users.iter_mut().find(|user| user.username == username) else {
+            return false;
+        };
+        if let Some(password) = change.password {
+            user.password = password;
+        }
+        if let Some(api_key) = change.api_key {
+            user.api_key = api_key;
+        }
+        true
+    }
+
     /// An order, if it exists and this user may see it. The ERP doesn't tell the two apart.
     pub(crate) fn visible_orden(&self, username: &str, id: u64) -> Option<&Value> {
         self.user(username)?
@@ -128,6 +142,7 @@ pub(crate) struct Tokens {
     access_lifetime: Duration,
     refresh_lifetime: Duration,
     form: TokenForm,
+    rotate_refresh: bool,
     issued: u64,
     random: RandomState,
     live: HashMap<String, Token>,
@@ -139,9 +154,12 @@ struct Token {
     expires: Instant,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum TokenKind {
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// For requests.
     Access,
+    /// For another access token.
     Refresh,
 }
 
@@ -151,6 +169,7 @@ impl Tokens {
             access_lifetime: Duration::from_secs(seed.access_seconds),
             refresh_lifetime: Duration::from_secs(seed.refresh_seconds),
             form: seed.token_form,
+            rotate_refresh: seed.rotate_refresh,
             issued: 0,
             random: RandomState::new(),
             live: HashMap::new(),
@@ -181,6 +200,23 @@ impl Tokens {
         };
         self.live.insert(text.clone(), token);
         text
+    }
+
+    /// A new access token for a refresh token, and a new refresh token in its place where they rotate.
+    pub(crate) fn refresh(&mut self, refresh: &str) -> Option<(String, Option<String>)> {
+        let username = self.owner(TokenKind::Refresh, refresh)?.to_owned();
+        let access = self.issue(TokenKind::Access, &username);
+        let next = self.rotate_refresh.then(|| {
+            self.live.remove(refresh);
+            self.issue(TokenKind::Refresh, &username)
+        });
+        Some((access, next))
+    }
+
+    /// From now on no token of that kind that was given out is good; of both, if none is said.
+    pub(crate) fn revoke(&mut self, kind: Option<TokenKind>) {
+        self.live
+            .retain(|_, token| kind.is_some_and(|kind| token.kind != kind));
     }
 
     /// Whose token this is, if it is of this kind and hasn't expired.

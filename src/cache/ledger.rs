@@ -22,6 +22,8 @@ pub(super) enum Look {
 pub(super) struct Ledger {
     bytes: u64,
     holders: HashMap<TenantId, Holder>,
+    /// Tenants that were forgotten, each with the last fetch before.
+    forgotten: HashMap<TenantId, u64>,
     stamps: u64,
 }
 
@@ -47,7 +49,7 @@ impl Ledger {
         self.stamps += 1;
         let stamp = Stamp(self.stamps);
         self.bytes += bytes;
-        let tenant = key.credential.tenant();
+        let tenant = key.viewer.tenant();
         let holder = self.holders.entry(tenant.clone()).or_default();
         holder.bytes += bytes;
         holder.places.push_back((key.clone(), stamp));
@@ -60,6 +62,24 @@ impl Ledger {
         if let Some(holder) = self.holders.get_mut(tenant) {
             holder.bytes = holder.bytes - from + to;
         }
+    }
+
+    /// Whether an answer that was asked for then is of a time before its tenant was forgotten.
+    pub(super) fn is_forgotten(&self, tenant: &TenantId, asked: u64) -> bool {
+        let last = self.forgotten.get(tenant);
+        last.is_some_and(|last| asked <= *last)
+    }
+
+    /// A tenant holds nothing any more: the answers that it held.
+    pub(super) fn forget(
+        &mut self,
+        tenant: &TenantId,
+        asked: u64,
+    ) -> impl Iterator<Item = Key> + use<> {
+        self.forgotten.insert(tenant.clone(), asked);
+        let holder = self.holders.remove(tenant).unwrap_or_default();
+        self.bytes -= holder.bytes;
+        holder.places.into_iter().map(|(key, _)| key)
     }
 
     /// Makes the tenant that holds most give one answer up; `look` tells what has become

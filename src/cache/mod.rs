@@ -11,7 +11,7 @@ use std::{
     fmt::Write as _,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -21,23 +21,23 @@ use base64_simd::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::HeaderValue;
 
-use crate::tenants::CredentialId;
+use crate::tenants::{TenantId, Viewer};
 
 use ledger::{Ledger, Stamp};
 
 /// Names one answer: who sees it (tenant and credential) and what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    credential: CredentialId,
+    viewer: Viewer,
     request: Arc<str>,
 }
 
 impl Key {
-    /// The key of a canonical request, seen with that credential.
+    /// The key of a canonical request, as that viewer sees the answer.
     #[must_use]
-    pub fn new(credential: &CredentialId, request: impl Into<Arc<str>>) -> Self {
+    pub fn new(viewer: Viewer, request: impl Into<Arc<str>>) -> Self {
         Self {
-            credential: credential.clone(),
+            viewer,
             request: request.into(),
         }
     }
@@ -48,11 +48,13 @@ impl Key {
 }
 
 /// A body as it is served, with its validator.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Representation {
     body: Bytes,
     etag: HeaderValue,
     link: Option<HeaderValue>,
+    /// One more than the last number; 0 where it wasn't searched yet.
+    searched_at: AtomicU64,
 }
 
 impl Representation {
@@ -73,6 +75,7 @@ impl Representation {
             body,
             etag,
             link: None,
+            searched_at: AtomicU64::new(0),
         }
     }
 
@@ -87,6 +90,17 @@ impl Representation {
     #[must_use]
     pub fn link(&self) -> Option<&HeaderValue> {
         self.link.as_ref()
+    }
+
+    /// Notes that its bytes were searched for secrets when their list had that number.
+    pub fn searched_at(&self, version: u64) {
+        self.searched_at.store(version + 1, Ordering::Relaxed);
+    }
+
+    /// Whether that was noted, so that they needn't be searched again.
+    #[must_use]
+    pub fn was_searched_at(&self, version: u64) -> bool {
+        self.searched_at.load(Ordering::Relaxed) == version + 1
     }
 
     /// The bytes.
@@ -198,11 +212,14 @@ impl Cache {
             return false;
         }
         let mut ledger = self.0.ledger();
+        if ledger.is_forgotten(key.viewer.tenant(), asked) {
+            return false;
+        }
         let (stamp, used) = match self.0.store.get(&key) {
             Some(old) if old.asked > asked => return false,
             // It keeps its place in the order of eviction.
             Some(old) => {
-                ledger.resize(key.credential.tenant(), old.bytes, bytes);
+                ledger.resize(key.viewer.tenant(), old.bytes, bytes);
                 (old.stamp, old.used.load(Ordering::Relaxed))
             }
             None => (ledger.add(&key, bytes), false),
@@ -217,6 +234,15 @@ impl Cache {
         self.0.store.insert(key, Arc::new(kept));
         self.0.make_room(&mut ledger);
         true
+    }
+
+    /// Drops everything of a tenant that was asked for by that fetch or before, also what hasn't
+    /// arrived yet.
+    pub fn forget(&self, tenant: &TenantId, asked: u64) {
+        let mut ledger = self.0.ledger();
+        for key in ledger.forget(tenant, asked) {
+            self.0.store.invalidate(&key);
+        }
     }
 
     /// How many bytes are held.
@@ -251,14 +277,16 @@ impl Parts {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
-    use crate::tenants::Credential;
+    use crate::tenants::{Clave, Credential};
 
     use super::*;
 
     fn key(tenant: &str, request: usize) -> Key {
         let tenant = tenant.parse().expect("an id");
+        let clave: Clave = "carper".parse().expect("a clave");
         let credential = Credential::api_key(tenant, "default", "k".to_owned().into());
-        Key::new(credential.id(), format!("ordenes/{request}"))
+        let viewer = Viewer::new(&clave, &credential);
+        Key::new(viewer, format!("ordenes/{request}"))
     }
 
     fn entry(bytes: usize, asked: u64) -> Entry {
@@ -353,5 +381,18 @@ mod tests {
         let cache = Cache::bounded(1_000);
         assert!(!cache.insert(key("a", 1), entry(1_000, 1)));
         assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn a_tenant_that_is_forgotten_has_nothing_not_even_what_comes_late() {
+        let cache = Cache::bounded(1 << 20);
+        cache.insert(key("a", 1), entry(10, 1));
+        cache.insert(key("b", 1), entry(10, 2));
+        let tenant = "a".parse().expect("an id");
+        cache.forget(&tenant, 5);
+        assert!(cache.get(&key("a", 1)).is_none() && cache.get(&key("b", 1)).is_some());
+        assert!(!cache.insert(key("a", 2), entry(10, 4)));
+        assert!(cache.insert(key("a", 2), entry(10, 6)));
+        assert_eq!(cache.0.ledger().places(), 2);
     }
 }

@@ -1,7 +1,8 @@
 //! `llavero check`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tokio_util::sync::CancellationToken;
 
@@ -9,20 +10,31 @@ use crate::{
     clock::Clock,
     config::{Config, mistake::Mistake},
     identity::Identity,
-    tenants::Registry,
+    tenants::{Clave, Credential, KeySlot, Loader, Presented, Tenants},
     upstream::{Failure, Jitter, Lane, Party, Request, Target, Upstream},
+    watchlist::Watchlist,
 };
 
-use super::{Failed, counted, env, issuer_mistakes, runtime};
+use super::{Failed, counted, env, explain, issuer_mistakes, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "llavero.yaml")]
     config: PathBuf,
-    /// Also try each credential at the ERP, with one cheap GET
+    /// Also fetch the keys of each issuer that publishes them, and try each credential at the
+    /// ERP with one cheap GET
     #[arg(long)]
     live: bool,
+    #[command(flatten)]
+    explain: explain::Arguments,
+}
+
+/// What failed of what was tried.
+#[derive(Default)]
+struct Tally {
+    issuers: usize,
+    credentials: usize,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
@@ -35,30 +47,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         println!("note: {notice}");
     }
     // Where an issuer is wrong already, its keys would only add to the noise.
-    if !mistakes
+    let auth_is_good = !mistakes
         .iter()
-        .any(|mistake| mistake.key.starts_with("auth"))
-        && let Err(errors) = Identity::load(&config.auth, &config.base_dir, &env, Clock::system())
-    {
-        mistakes.extend(issuer_mistakes(&arguments.config, &errors));
-    }
-    let registry = match Registry::load(&config.tenants_dir, &env) {
-        Ok(registry) => registry,
+        .any(|mistake| mistake.key.starts_with("auth"));
+    let identity = auth_is_good
+        .then(|| Identity::load(&config.auth, &config.base_dir, &env, Clock::system()))
+        .transpose()
+        .unwrap_or_else(|errors| {
+            mistakes.extend(issuer_mistakes(&arguments.config, &errors));
+            None
+        });
+    let mut loader = Loader::new(&config.tenants_dir, env);
+    let tenants = match loader.load(Clock::system().wall()) {
+        Ok(tenants) => tenants,
         Err(error) => {
             mistakes.push(Mistake::of_file(
                 &config.tenants_dir,
                 format!("tenants_dir can't be read: {error}; create it, with one <tenant-id>.yaml for each tenant"),
             ));
-            Registry::default()
+            Tenants::default()
         }
     };
-    if registry.is_empty() && registry.errors().is_empty() && config.tenants_dir.is_dir() {
+    if tenants.is_empty() && tenants.errors().is_empty() && config.tenants_dir.is_dir() {
         mistakes.push(Mistake::of_file(
             &config.tenants_dir,
-            "holds no tenant; write one <tenant-id>.yaml for each",
+            "holds no tenant; write one <tenant-id>.yaml for each, or a directory <tenant-id>/ with its settings as files",
         ));
     }
-    for error in registry.errors() {
+    for error in tenants.errors() {
         mistakes.extend(error.mistakes.0.iter().cloned());
     }
     if !mistakes.is_empty() {
@@ -67,12 +83,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     println!(
         "The configuration is good: {}, {}.",
         counted(config.auth.issuers.len(), "issuer"),
-        counted(registry.len(), "tenant")
+        counted(tenants.len(), "tenant")
     );
-    if arguments.live {
-        live(&config, &registry)
-    } else {
-        Ok(())
+    if arguments.explain.is_wanted() {
+        return explain::run(&config.auth, &tenants, &arguments.explain);
+    }
+    match identity {
+        Some(identity) if arguments.live => live(&config, &identity, &tenants),
+        _ => Ok(()),
     }
 }
 
@@ -84,54 +102,115 @@ fn report(mistakes: Vec<Mistake>) -> Result<(), Failed> {
     Err(Failed(counted(count, "mistake")))
 }
 
-/// Tries every credential; the answers are as good as their status.
-fn live(config: &Config, registry: &Registry) -> Result<(), Failed> {
+/// Fetches every provider's keys and tries every credential; the ERP's answers are as good as
+/// their status.
+fn live(config: &Config, identity: &Identity, tenants: &Tenants) -> Result<(), Failed> {
     let mut metrics = prometheus_client::registry::Registry::default();
     let upstream = Upstream::new(
         &config.upstream,
         Clock::system(),
         Jitter::random(),
+        Watchlist::new(Clock::system()),
         &mut metrics,
     )
     .map_err(Failed::new)?;
     let failed = runtime()?.block_on(async {
-        let mut failed = 0_usize;
-        let mut tenants: Vec<_> = registry.iter().collect();
+        let mut failed = Tally::default();
+        for (issuer, tried) in identity.try_providers().await {
+            match tried {
+                Ok(keys) => println!("{issuer}: {}", counted(keys, "key")),
+                Err(cause) => {
+                    failed.issuers += 1;
+                    println!("{issuer}: its keys can't be fetched: {cause}");
+                }
+            }
+        }
+        let mut tenants: Vec<_> = tenants.iter().collect();
         tenants.sort_by(|a, b| a.id().cmp(b.id()));
         for tenant in tenants {
             for credential in tenant.credentials() {
-                let name = format!("{}: {}", tenant.id(), credential.id().name());
-                let request = Request {
-                    clave: tenant.clave(),
-                    credential,
-                    target: &Target::cheapest(),
-                    party: &Party::alone(Lane::Trial),
-                    abandoned: &CancellationToken::new(),
-                };
-                match upstream.get(request).await {
-                    Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => {
-                        println!("{name}: accepted");
-                    }
-                    Ok(_) => {
-                        failed += 1;
-                        println!("{name}: what answers isn't the ERP's API: check upstream.base_url and the tenant's clave");
-                    }
-                    Err(Failure::NotFound) => {
-                        failed += 1;
-                        println!("{name}: nothing is at the ERP's address: check upstream.base_url and the tenant's clave");
-                    }
-                    Err(failure) => {
-                        failed += 1;
-                        println!("{name}: the ERP can't be used with it: {failure}");
-                    }
+                for (what, outcome) in try_credential(&upstream, tenant.clave(), credential).await {
+                    let name = credential.id().name();
+                    let told = match told(&outcome) {
+                        Ok(told) => told,
+                        Err(told) => {
+                            failed.credentials += 1;
+                            told
+                        }
+                    };
+                    println!("{}: {name}{what}: {told}", tenant.id());
                 }
             }
         }
         failed
     });
-    if failed == 0 {
+    let Tally {
+        issuers,
+        credentials,
+    } = failed;
+    let told: Vec<_> = [(issuers, "issuer"), (credentials, "credential")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| counted(count, what))
+        .collect();
+    if told.is_empty() {
         Ok(())
     } else {
-        Err(Failed(format!("{} failed", counted(failed, "credential"))))
+        Err(Failed(format!("{} failed", told.join(" and "))))
+    }
+}
+
+/// What a trial is called behind its credential's name, and the answer; a login has none.
+type Trial = (&'static str, Result<Option<Bytes>, Failure>);
+
+/// Each key, or the login and what it gave.
+async fn try_credential(
+    upstream: &Upstream,
+    clave: &Clave,
+    credential: &Arc<Credential>,
+) -> Vec<Trial> {
+    let probe = async |key| upstream.probe(clave, credential, key).await.map(Some);
+    match credential.presented() {
+        Presented::ApiKey(keys) => {
+            let mut trials = vec![("", probe(KeySlot::Present).await)];
+            if keys.key(KeySlot::Next).is_some() {
+                trials.push((" (next key)", probe(KeySlot::Next).await));
+            }
+            trials
+        }
+        Presented::Login(_) => {
+            let login = upstream.log_in(clave, credential).await;
+            let is_in = login.is_ok();
+            let mut trials = vec![(" (login)", login.map(|()| None))];
+            if is_in {
+                let request = Request {
+                    clave,
+                    credential,
+                    target: &Target::cheapest(),
+                    party: &Party::alone(Lane::Trial),
+                    abandoned: &CancellationToken::new(),
+                };
+                trials.push(("", upstream.get(request).await.map(Some)));
+            }
+            trials
+        }
+    }
+}
+
+fn told(outcome: &Result<Option<Bytes>, Failure>) -> Result<String, String> {
+    match outcome {
+        Ok(None) => Ok("accepted".to_owned()),
+        Ok(Some(body)) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => {
+            Ok("accepted".to_owned())
+        }
+        Ok(Some(_)) => Err(
+            "what answers isn't the ERP's API: check upstream.base_url and the tenant's clave"
+                .to_owned(),
+        ),
+        Err(Failure::NotFound) => Err(
+            "nothing is at the ERP's address: check upstream.base_url and the tenant's clave"
+                .to_owned(),
+        ),
+        Err(failure) => Err(format!("the ERP can't be used with it: {failure}")),
     }
 }

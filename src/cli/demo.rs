@@ -58,12 +58,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
-    logs::init(env("RUST_LOG").or_else(|| Some("warn".to_owned())));
+    let _logs = logs::init(env("RUST_LOG").or_else(|| Some("warn".to_owned())));
     runtime()?.block_on(demo(arguments))
 }
 
 async fn demo(arguments: &Arguments) -> Result<(), Failed> {
-    let stop = stop_signals()?;
+    let stop = stop_signals(None)?;
     let public = listen(arguments.listen, "--listen").await?;
     let admin = listen(arguments.admin_listen, "--admin-listen").await?;
     let erp = listen(arguments.sim_listen, "--sim-listen").await?;

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod demo;
+mod explain;
 mod healthcheck;
 mod openapi;
 mod serve;
@@ -21,6 +22,8 @@ use crate::{
         mistake::{Mistake, Mistakes},
     },
     identity::IssuerError,
+    process,
+    reload::Ask,
     server::Stop,
 };
 
@@ -63,8 +66,9 @@ impl Failed {
 /// Runs the command of this process's arguments.
 #[must_use]
 pub fn run() -> ExitCode {
+    let is_private = process::keep_memory_private();
     let done = match Arguments::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments, is_private),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -137,7 +141,8 @@ fn runtime() -> Result<Runtime, Failed> {
 }
 
 /// Begins the drain at the first SIGTERM or SIGINT, and cuts it short at the second.
-fn stop_signals() -> Result<Stop, Failed> {
+/// SIGHUP asks for a reload.
+fn stop_signals(reload: Option<Ask>) -> Result<Stop, Failed> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen =
         |kind| signal(kind).map_err(|error| Failed(format!("can't listen for signals: {error}")));
@@ -158,7 +163,10 @@ fn stop_signals() -> Result<Stop, Failed> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
                 _ = hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version reads its configuration at the start only; restart to apply changes");
+                    tracing::info!("SIGHUP: reloading");
+                    if let Some(reload) = &reload {
+                        reload.reload();
+                    }
                     continue;
                 }
             }

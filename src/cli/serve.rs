@@ -1,6 +1,6 @@
 //! `llavero serve`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use tokio::net::TcpListener;
 
@@ -21,22 +21,26 @@ pub(super) struct Arguments {
     config: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
-    logs::init(env("RUST_LOG"));
+pub(super) fn run(arguments: &Arguments, memory_is_private: bool) -> Result<(), Failed> {
+    let _logs = logs::init(env("RUST_LOG"));
+    if !memory_is_private {
+        tracing::warn!("core dumps can't be turned off here: see that nobody can make or read one");
+    }
     let loaded = load(&arguments.config)?;
     for notice in &loaded.notices {
         tracing::warn!(notice = %notice, "a setting has no effect");
     }
     let config = loaded.config;
-    let app = App::load(&config, &env, Clock::system()).map_err(|error| match error {
+    let app = App::load(&config, env, Clock::system()).map_err(|error| match error {
         BuildError::Issuers(errors) => correct(&Mistakes::sorted(issuer_mistakes(
             &arguments.config,
             &errors,
         ))),
         error => Failed::new(error),
     })?;
-    runtime()?.block_on(async {
-        let stop = stop_signals()?;
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
+        let stop = stop_signals(app.reload.clone())?;
         let public = listen(config.server.listen, "server.listen").await?;
         let admin = listen(config.server.admin_listen, "server.admin_listen").await?;
         tracing::info!(
@@ -52,7 +56,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         server::run(app, public, admin, drain, stop)
             .await
             .map_err(Failed::new)
-    })
+    });
+    // A read that never ends, of a file system that is gone, keeps nobody here.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
 }
 
 pub(super) async fn listen(

@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     runtime()?.block_on(async {
-        let stop = stop_signals()?;
+        let stop = stop_signals(None)?;
         let listener = listen(arguments.listen, "--listen").await?;
         let address = listener.local_addr().map_err(Failed::new)?;
         println!("The simulated ERP is at http://{address}/{{clave}}/api/v2/; http://{address}/_sim/ controls it.");

@@ -79,8 +79,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         )));
     }
     for tenant in &arguments.tenant {
+        let dir = config.tenants_dir.join(tenant);
         let file = config.tenants_dir.join(format!("{tenant}.yaml"));
-        if !file.is_file() {
+        if !file.is_file() && !dir.is_dir() {
             eprintln!(
                 "note: there is no {}: the gateway refuses this tenant",
                 file.display()

@@ -9,12 +9,7 @@ use super::{
 };
 
 /// Accepted without effect.
-const WITHOUT_EFFECT: [&str; 4] = [
-    "server.trusted_proxies",
-    "images.dedupe_window",
-    "images.in_flight_bytes",
-    "limits",
-];
+const WITHOUT_EFFECT: [&str; 2] = ["images.dedupe_window", "images.in_flight_bytes"];
 
 /// Refuses what would be unsafe or impossible to ignore.
 pub(super) fn check(config: &Config, at: &mut Checker<'_>) {
@@ -25,13 +20,6 @@ pub(super) fn check(config: &Config, at: &mut Checker<'_>) {
             &format!("isn't available in this version; {instead}"),
         );
     };
-    for (index, issuer) in config.auth.issuers.iter().enumerate() {
-        refuse(
-            issuer.jwks_url.is_some(),
-            &format!("auth.issuers[{index}].jwks_url"),
-            "save the issuer's JWK Set in a file and name it with jwks_file",
-        );
-    }
     refuse(
         config.server.tls.is_some(),
         "server.tls",

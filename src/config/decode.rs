@@ -192,7 +192,8 @@ impl<'t> Place<'t> {
             Value::Raw(text) if text.trim_start().starts_with('[') => {
                 Err(Fault::new(Kind::Structured))
             }
-            // For what may be a list or a text; others say what they expected.
+            // For what may be a list, a mapping or a text; others say what they expected.
+            Value::Map(_) => visitor.visit_map(self.entries()),
             Value::Scalar { text, .. } | Value::Raw(text) => visitor.visit_str(text),
             _ => Err(self.text(&visitor).map_or_else(
                 |fault| fault,

@@ -12,7 +12,7 @@ use super::{
     decode::{Fault, Kind, Place},
     environment,
     mistake::{Mistake, Mistakes, nearest},
-    tree::{NodeId, ROOT, State, Step, Tree, Value},
+    tree::{NodeId, ROOT, State, Step, Tree, Value, may_be_told},
     yaml,
 };
 
@@ -46,12 +46,7 @@ pub fn decode_file<T: DeserializeOwned>(
 ) -> Result<Decoded<T>, Mistakes> {
     let (mut tree, mut mistakes) = yaml::read(path)?;
     mistakes.extend(environment::apply(&mut tree, environment));
-    let (value, document, mistakes) = decode(tree, mistakes);
-    Ok(Decoded {
-        value,
-        document,
-        mistakes,
-    })
+    Ok(decode(tree, mistakes))
 }
 
 impl Document {
@@ -73,6 +68,7 @@ impl Document {
         let mut mistake = self.0.mistake(id, what);
         match rest {
             "" => {}
+            rest if !may_be_told(rest.trim_start_matches('.')) => {}
             rest if mistake.key.is_empty() => {
                 rest.trim_start_matches('.').clone_into(&mut mistake.key)
             }
@@ -157,10 +153,7 @@ fn unknown_word(word: &str, known: &[&str]) -> (String, Option<String>) {
     }
 }
 
-fn decode<T: DeserializeOwned>(
-    mut tree: Tree,
-    mut mistakes: Vec<Mistake>,
-) -> (Option<T>, Document, Vec<Mistake>) {
+fn decode<T: DeserializeOwned>(mut tree: Tree, mut mistakes: Vec<Mistake>) -> Decoded<T> {
     let mut value = None;
     let mut rounds = 0;
     while value.is_none() {
@@ -183,7 +176,11 @@ fn decode<T: DeserializeOwned>(
         }
     }
     tree.forget_values();
-    (value, Document(tree), mistakes)
+    Decoded {
+        value,
+        document: Document(tree),
+        mistakes,
+    }
 }
 
 /// Notes a mistake and changes the tree so that the next decoding comes further;
@@ -369,13 +366,17 @@ mod tests {
     fn told<T: DeserializeOwned>(text: &str) -> String {
         match yaml::parse(Path::new("t.yaml"), text) {
             Err(mistakes) => mistakes.to_string(),
-            Ok((tree, found)) => Mistakes::sorted(decode::<T>(tree, found).2).to_string(),
+            Ok((tree, found)) => Mistakes::sorted(decode::<T>(tree, found).mistakes).to_string(),
         }
     }
 
     fn read<T: DeserializeOwned>(text: &str) -> (T, Document) {
         let (tree, found) = yaml::parse(Path::new("t.yaml"), text).expect("is YAML");
-        let (value, document, mistakes) = decode::<T>(tree, found);
+        let Decoded {
+            value,
+            document,
+            mistakes,
+        } = decode::<T>(tree, found);
         assert_eq!(Mistakes(mistakes).to_string(), "");
         (value.expect("is good"), document)
     }

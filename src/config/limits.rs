@@ -1,4 +1,4 @@
-//! `limits`: how much one user and one tenant may ask.
+//! `limits`: how much one user, one tenant and one client without a good token may ask.
 
 use std::time::Duration;
 
@@ -16,6 +16,10 @@ pub struct Limits {
     /// For all users of one tenant together. Default 1200 a minute, 200 at once.
     #[serde(deserialize_with = "tenant")]
     pub tenant: RateLimit,
+    /// For requests of one client's address without a token that is accepted. Default 300 a
+    /// minute, 60 at once.
+    #[serde(deserialize_with = "failures")]
+    pub failures: RateLimit,
 }
 
 /// So many requests in so much time.
@@ -39,12 +43,21 @@ const TENANT: RateLimit = RateLimit {
     per: Duration::from_secs(60),
     burst: 200,
 };
+const FAILURES: RateLimit = RateLimit {
+    requests: 300,
+    per: Duration::from_secs(60),
+    burst: 60,
+};
+
+/// The longest `per`, and how long a burst may take to come back.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             user: USER,
             tenant: TENANT,
+            failures: FAILURES,
         }
     }
 }
@@ -52,21 +65,33 @@ impl Default for Limits {
 impl Limits {
     /// What the form allows and the meaning doesn't.
     pub fn check(&self, at: &mut Checker<'_>) {
-        for (key, limit) in [("limits.user", self.user), ("limits.tenant", self.tenant)] {
+        for (key, limit) in [
+            ("limits.user", self.user),
+            ("limits.tenant", self.tenant),
+            ("limits.failures", self.failures),
+        ] {
             at.require(
                 limit.requests > 0,
                 &format!("{key}.requests"),
                 "must be at least 1",
             );
+            // Callers are told in whole seconds.
             at.require(
-                !limit.per.is_zero(),
+                !limit.per.is_zero() && limit.per.subsec_nanos() == 0 && limit.per <= DAY,
                 &format!("{key}.per"),
-                "must be longer than 0, e.g. 1m",
+                "must be whole seconds, at least 1s and at most 1d, e.g. 1m",
             );
             at.require(
                 limit.burst > 0,
                 &format!("{key}.burst"),
                 "must be at least 1",
+            );
+            let whole_in =
+                limit.per.as_secs_f64() * f64::from(limit.burst) / f64::from(limit.requests.max(1));
+            at.require(
+                limit.per > DAY || whole_in <= DAY.as_secs_f64(),
+                &format!("{key}.burst"),
+                "takes more than a day to come back; write a smaller burst or more requests",
             );
         }
     }
@@ -98,4 +123,8 @@ fn user<'de, D: Deserializer<'de>>(from: D) -> Result<RateLimit, D::Error> {
 
 fn tenant<'de, D: Deserializer<'de>>(from: D) -> Result<RateLimit, D::Error> {
     Written::deserialize(from).map(|written| written.over(TENANT))
+}
+
+fn failures<'de, D: Deserializer<'de>>(from: D) -> Result<RateLimit, D::Error> {
+    Written::deserialize(from).map(|written| written.over(FAILURES))
 }

@@ -12,12 +12,14 @@ use serde::Deserialize;
 use document::Checker;
 use mistake::{Mistake, Mistakes};
 
+pub mod audit;
 pub mod auth;
 mod availability;
 pub mod cache;
 mod decode;
 pub mod document;
 mod environment;
+pub mod files;
 pub mod images;
 pub mod limits;
 pub mod mistake;
@@ -47,6 +49,8 @@ pub struct Config {
     pub images: images::Images,
     /// How much may be asked.
     pub limits: limits::Limits,
+    /// Where the records of writes go.
+    pub audit: audit::Audit,
     /// What else is passed through.
     pub proxy: proxy::Proxy,
     /// The directory of the configuration file: relative paths start there. [`load`] has
@@ -65,6 +69,7 @@ impl Default for Config {
             cache: cache::Cache::default(),
             images: images::Images::default(),
             limits: limits::Limits::default(),
+            audit: audit::Audit::default(),
             proxy: proxy::Proxy::default(),
             base_dir: PathBuf::new(),
         }
@@ -162,6 +167,7 @@ impl Config {
         self.cache.check(at);
         self.images.check(at);
         self.limits.check(at);
+        self.audit.check(at);
         self.proxy.check(at);
         availability::check(self, at);
     }
@@ -172,6 +178,9 @@ impl Config {
         for issuer in &mut self.auth.issuers {
             issuer.jwks_file.as_mut().map(join);
             issuer.public_key_file.as_mut().map(join);
+        }
+        if let audit::Output::File(path) = &mut self.audit.output {
+            join(path);
         }
         if let Some(tls) = &mut self.server.tls {
             join(&mut tls.cert_file);
@@ -241,7 +250,7 @@ auth:
     - issuer: https://id.example.com/
       audience: []
       algorithms: [RS265, HS256]
-      jwks_url: https://id.example.com/jwks
+      jwks_url: http://id.example.com/jwks
       secret: {flie: x}
     - issuer: https://id.example.com/
       audience: a
@@ -271,7 +280,7 @@ proxy:
             "11: auth.leeway: must be at most 10m: tokens would be accepted that long after their end",
             "14: auth.issuers[0].audience: is missing; write the `aud` that tokens for this gateway have, e.g. [llavero]",
             "15: auth.issuers[0].algorithms[0]: unknown value; did you mean \"RS256\"?",
-            "16: auth.issuers[0].jwks_url: isn't available in this version; save the issuer's JWK Set in a file and name it with jwks_file",
+            "16: auth.issuers[0].jwks_url: must be https, without a user: whoever changes the answer on its way could sign tokens (auth.jwks.allow_loopback_http admits http on this machine)",
             "17: auth.issuers[0].secret: unknown key; known here: file, env",
             "18: auth.issuers[1].issuer: is another entry's issuer already; make them one",
             "20: auth.issuers[1].algorithms[0]: HS* needs `secret`; for public keys write what the issuer signs with, e.g. RS256",
@@ -337,6 +346,14 @@ proxy:
                 "algorithms: [RS256], jwks_file: a, public_key_file: b",
                 "has keys from jwks_file and public_key_file; keep one",
             ),
+            (
+                "algorithms: [RS256], jwks_url: 'https://a/', discovery: true, jwks_file: a",
+                "has keys from jwks_url and discovery",
+            ),
+            (
+                "algorithms: [RS256], discovery: true",
+                "auth.issuers[0].discovery: needs an `issuer` that is an https address",
+            ),
             ("jwks_file: a", "algorithms: is missing"),
             (
                 "algorithms: [HS256], jwks_file: a",
@@ -368,6 +385,41 @@ proxy:
         ] {
             good(&issuer(rest), &[]);
         }
+    }
+
+    #[test]
+    fn how_keys_are_fetched_is_checked_for_sense() {
+        for (jwks, expected) in [
+            ("{refresh: 9s}", "auth.jwks.refresh: must be from 10s to 1h"),
+            ("{refresh: 2h}", "auth.jwks.refresh: must be from 10s to 1h"),
+            (
+                "{keep_for: 1m}",
+                "auth.jwks.keep_for: must be at least auth.jwks.refresh",
+            ),
+            ("{timeout: 0}", "auth.jwks.timeout: must be longer than 0"),
+            ("{timeout: 31s}", "auth.jwks.timeout: must be longer than 0"),
+            (
+                "{alow_loopback_http: true}",
+                "auth.jwks.alow_loopback_http: unknown key; did you mean",
+            ),
+        ] {
+            let text = ISSUER.replace("auth:\n", &format!("auth:\n  jwks: {jwks}\n"));
+            let told = told(&text, &[]);
+            assert!(
+                told.len() == 1 && told[0].contains(expected),
+                "{jwks}: {told:?}"
+            );
+        }
+        let local = ISSUER
+            .replace(
+                "auth:\n",
+                "auth:\n  jwks: {allow_loopback_http: true, refresh: 10s, keep_for: 10s, timeout: 30s}\n",
+            )
+            .replace(
+                "jwks_file: keys/id.json",
+                "jwks_url: http://127.0.0.1:8000/jwks",
+            );
+        good(&local, &[]);
     }
 
     #[test]
@@ -478,8 +530,7 @@ proxy:
 
     #[test]
     fn what_has_no_effect_yet_is_noticed_where_it_is_written() {
-        let text =
-            format!("{ISSUER}images:\n  in_flight_bytes: 1GiB\nlimits:\n  user: {{requests: 5}}\n");
+        let text = format!("{ISSUER}images:\n  in_flight_bytes: 1GiB\n");
         let loaded =
             load_with(&text, &[("LLAVERO__IMAGES__DEDUPE_WINDOW", "1m")]).expect("is good");
         let told: Vec<_> = loaded
@@ -496,10 +547,83 @@ proxy:
                     "images.dedupe_window"
                 ),
                 (Some(8), None, "images.in_flight_bytes"),
-                (Some(9), None, "limits"),
             ]
         );
         assert!(load_with(ISSUER, &[]).expect("is good").notices.is_empty());
+    }
+
+    #[test]
+    fn a_limit_is_kept_within_what_can_be_counted_and_told() {
+        for (limit, expected) in [
+            (
+                "user: {requests: 0}",
+                "limits.user.requests: must be at least 1",
+            ),
+            (
+                "tenant: {per: 1500ms}",
+                "limits.tenant.per: must be whole seconds",
+            ),
+            (
+                "failures: {per: 2d}",
+                "limits.failures.per: must be whole seconds",
+            ),
+            ("user: {burst: 0}", "limits.user.burst: must be at least 1"),
+            (
+                "user: {requests: 1, per: 1h, burst: 25}",
+                "limits.user.burst: takes more than a day to come back",
+            ),
+        ] {
+            let told = told(&format!("{ISSUER}limits: {{{limit}}}\n"), &[]);
+            assert!(told.len() == 1 && told[0].contains(expected), "{told:?}");
+        }
+        let limits = good(
+            &format!("{ISSUER}limits: {{failures: {{burst: 5}}}}\n"),
+            &[],
+        )
+        .limits;
+        assert_eq!((limits.failures.requests, limits.failures.burst), (300, 5));
+    }
+
+    #[test]
+    fn everybody_is_no_trusted_proxy() {
+        let told = told(
+            &format!("{ISSUER}server: {{trusted_proxies: [10.0.0.0/8, \"::/0\", 0.0.0.0/0]}}\n"),
+            &[],
+        );
+        for (told, index) in told.iter().zip([1, 2]) {
+            let expected = format!("7: server.trusted_proxies[{index}]: is everybody");
+            assert!(told.starts_with(&expected), "{told}");
+        }
+        assert_eq!(told.len(), 2);
+    }
+
+    #[test]
+    fn audit_records_go_to_stdout_or_a_file() {
+        let file = |text: &str| good(&format!("{ISSUER}audit: {text}\n"), &[]).audit.output;
+        assert_eq!(file("{output: stdout}"), audit::Output::Stdout);
+        assert!(
+            matches!(file("{output: {file: a.jsonl}}"), audit::Output::File(path) if path.is_absolute() && path.ends_with("a.jsonl"))
+        );
+        for (text, expected) in [
+            (
+                "{output: stderr}",
+                "8: audit.output: expected stdout or {file: PATH}",
+            ),
+            (
+                "{output: {}}",
+                "8: audit.output: expected stdout or {file: PATH}",
+            ),
+            (
+                "{output: {fiel: a}}",
+                "8: audit.output: unknown key; known here: file",
+            ),
+            (
+                "{output: {file: ..}}",
+                "8: audit.output.file: must be a file's path, e.g. audit.jsonl",
+            ),
+        ] {
+            assert_eq!(told(&format!("{ISSUER}\naudit: {text}\n"), &[]), [expected]);
+        }
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Secrets, and where they are taken from. What a secret is for isn't known here.
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -13,10 +11,12 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
+use super::files;
+
 const KEYS: &[&str] = &["file", "env"];
 
 /// The largest secret in a file, in bytes.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 /// A text that nobody sees: no `Display`, no `Serialize`, nothing in `Debug`, wiped when dropped.
 #[derive(Clone)]
@@ -121,6 +121,15 @@ fn is_a_lost_reference(text: &str) -> bool {
 }
 
 impl SecretSource {
+    /// The file that it is in, as it was named.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Inline(_) | Self::Env(_) => None,
+        }
+    }
+
     /// The secret. A relative path starts at `base_dir`; `env` gives a variable's value.
     ///
     /// # Errors
@@ -145,15 +154,14 @@ impl SecretSource {
 }
 
 fn from_file(base_dir: &Path, path: &Path) -> Result<Secret, SecretError> {
-    let mut bytes = Vec::new();
-    File::open(base_dir.join(path))
-        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| SecretError::Unreadable {
+    let mut bytes = files::read_at_most(&base_dir.join(path), MAX_BYTES).map_err(|error| {
+        SecretError::Unreadable {
             path: path.to_owned(),
             error,
-        })?;
+        }
+    })?;
     let text = match std::str::from_utf8(&bytes) {
-        Ok(text) if bytes.len() as u64 <= MAX_BYTES => Some(text.trim_end_matches(['\r', '\n'])),
+        Ok(text) if bytes.len() <= MAX_BYTES => Some(text.trim_end_matches(['\r', '\n'])),
         _ => None,
     };
     let secret = match text {

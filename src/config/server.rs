@@ -82,6 +82,13 @@ impl Server {
             "server.admin_listen",
             "is the same port as server.listen; choose another: the admin port must not be public",
         );
+        for (index, network) in self.trusted_proxies.iter().enumerate() {
+            at.require(
+                network.prefix_len() > 0,
+                &format!("server.trusted_proxies[{index}]"),
+                "is everybody, so any caller could take any address; write the proxies' own networks, e.g. [10.0.0.0/8]",
+            );
+        }
         let mut seen = BTreeSet::new();
         for (index, text) in self.cors.allowed_origins.iter().enumerate() {
             let key = format!("server.cors.allowed_origins[{index}]");

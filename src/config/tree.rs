@@ -13,6 +13,14 @@ use super::mistake::Mistake;
 /// What stands under these keys is never repeated, not even a part of its structure.
 const SECRET_KEYS: [&str; 3] = ["secret", "api_key", "password"];
 
+/// Whether a key may be told. `api_key:hunter2` is one key where the blank is missing, and
+/// `"password: hunter2"` where the quotes stand too far out.
+pub(super) fn may_be_told(key: &str) -> bool {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+    let lower = key.to_ascii_lowercase();
+    key.chars().all(is_plain) || !SECRET_KEYS.iter().any(|secret| lower.contains(secret))
+}
+
 /// A node's place in its tree's list.
 pub(super) type NodeId = usize;
 
@@ -152,7 +160,8 @@ impl Tree {
         self.meant.push((parent, key.to_owned()));
     }
 
-    /// The dotted key of a node; of what stands under a secret only that it does.
+    /// The dotted key of a node; of what stands under a secret, or may hold one itself, only that
+    /// it does.
     pub(super) fn key(&self, id: NodeId) -> String {
         let mut steps = Vec::new();
         let mut at = Some(id);
@@ -166,7 +175,7 @@ impl Tree {
             match step {
                 Step::Root => {}
                 Step::Key(name) if secret && name != "file" && name != "env" => break,
-                Step::Index(_) if secret => break,
+                Step::Key(name) if !may_be_told(name) => break,
                 Step::Key(name) => {
                     if !key.is_empty() {
                         key.push('.');

@@ -3,11 +3,12 @@
 //! Built from the parser's events: an error there is only a line, a repeated key
 //! doesn't end the reading, and no text is nested deeper than our own limit.
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 
 use super::{
+    files,
     mistake::{Mistake, Mistakes},
     tree::{NodeId, Origin, ROOT, State, Step, Tree, Value},
 };
@@ -22,14 +23,11 @@ const MAX_KEYS: usize = 1000;
 /// Reads a file; what is wrong but leaves the rest readable is in the list.
 pub(super) fn read(path: &Path) -> Result<(Tree, Vec<Mistake>), Mistakes> {
     let mistake = |what: String| Mistakes::from(Mistake::of_file(path, what));
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| {
-            mistake(format!(
-                "can't be read: {error}; check the path and its permissions"
-            ))
-        })?;
+    let bytes = files::read_at_most(path, MAX_BYTES).map_err(|error| {
+        mistake(format!(
+            "can't be read: {error}; check the path and its permissions"
+        ))
+    })?;
     if bytes.len() > MAX_BYTES {
         return Err(mistake(
             "is larger than 1 MiB; this can't be the right file".to_owned(),

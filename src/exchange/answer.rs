@@ -94,8 +94,12 @@ impl ExchangeError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
+            // A login that can't be read is a page of something before the ERP.
             Self::Upstream(
-                Failure::RateLimited { .. } | Failure::Paused { .. } | Failure::Oversized { .. },
+                Failure::RateLimited { .. }
+                | Failure::Paused { .. }
+                | Failure::Oversized { .. }
+                | Failure::Login(_),
             ) => true,
             Self::Upstream(failure) => failure.is_outage(),
             Self::Unfit(Unfit::Unreadable) | Self::Interrupted => true,

@@ -35,9 +35,13 @@ use crate::{
     caller::Permit,
     clock::Clock,
     operation::{Effect, FreshnessClass},
-    telemetry::audit::{self, Outcome},
+    telemetry::audit::{self, Outcome, Taken},
     tenants::TenantId,
-    upstream::{BreakerState, Failure, Lane, Party, Payload, Request, Target, Upstream},
+    upstream::{
+        BreakerState, CursorKey, Failure, Lane, Party, Payload, RefusedCredential, Request, Target,
+        Upstream,
+    },
+    watchlist::Watchlist,
 };
 
 pub use answer::{ExchangeError, Fetched, Served, Unfit, Verdict, Why};
@@ -51,6 +55,9 @@ use records::{RecordTurn, Records};
 /// An answer over this many bytes is translated where it holds up nobody else's requests.
 const LARGE_ANSWER: usize = 512 * 1024;
 
+/// The stable name under which a caller is told of an error; audit records have it.
+pub type CodeOf = fn(&ExchangeError) -> &'static str;
+
 /// How long answers of each class may be served, from `cache.*`.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
@@ -60,6 +67,16 @@ pub struct Lifetimes {
     pub detail: Windows,
 }
 
+/// Where answers come from, and what none of them may hold.
+pub struct Sources {
+    /// What is kept.
+    pub cache: Cache,
+    /// The ERP.
+    pub upstream: Upstream,
+    /// Every tenant's secrets.
+    pub watchlist: Watchlist,
+}
+
 /// The way to the ERP and back. Cheap to clone.
 #[derive(Clone)]
 pub struct Exchange(Arc<Parts>);
@@ -67,6 +84,7 @@ pub struct Exchange(Arc<Parts>);
 struct Parts {
     cache: Cache,
     upstream: Upstream,
+    watchlist: Watchlist,
     lifetimes: Lifetimes,
     clock: Clock,
     tasks: TaskTracker,
@@ -75,6 +93,7 @@ struct Parts {
     flights: Flights<Flight, Result<Landed, ExchangeError>>,
     results: Family<ResultLabel, Counter>,
     uploaded: Counter,
+    code_of: CodeOf,
     /// Numbers fetches as they begin.
     sequence: AtomicU64,
 }
@@ -180,11 +199,11 @@ impl Exchange {
     /// An exchange over those parts; `tasks` is what the drain waits for.
     #[must_use]
     pub fn new(
-        cache: Cache,
-        upstream: Upstream,
+        sources: Sources,
         lifetimes: Lifetimes,
         clock: Clock,
         tasks: TaskTracker,
+        code_of: CodeOf,
         metrics: &mut MetricRegistry,
     ) -> Self {
         let results = Family::<ResultLabel, Counter>::default();
@@ -201,8 +220,9 @@ impl Exchange {
         );
         let generations = Generations::new(clock.instant());
         Self(Arc::new(Parts {
-            cache,
-            upstream,
+            cache: sources.cache,
+            upstream: sources.upstream,
+            watchlist: sources.watchlist,
             lifetimes,
             clock,
             tasks,
@@ -211,6 +231,7 @@ impl Exchange {
             flights: Flights::default(),
             results,
             uploaded,
+            code_of,
             sequence: AtomicU64::new(0),
         }))
     }
@@ -231,7 +252,7 @@ impl Exchange {
         let parts = &self.0;
         let windows = parts.windows_of(permit);
         let wanted = read.wanted;
-        let key = cache::Key::new(permit.credential_id(), read.target.canonical());
+        let key = cache::Key::new(permit.viewer(), read.target.canonical());
         let generation = parts.generation_of(permit, read.subject);
 
         let kept = parts.cache.get(&key);
@@ -311,6 +332,9 @@ impl Exchange {
         T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
         let (this, parts) = (self.clone(), self.0.clone());
+        let record = permit
+            .trail()
+            .take_over(write.record.1, write.image.as_ref());
         let task = async move {
             let (_, id) = write.record;
             let condition = write.condition.take();
@@ -327,7 +351,7 @@ impl Exchange {
             let _turn = match may_begin.await {
                 Ok(turn) => turn,
                 Err(error) => {
-                    audit::write(&permit, id, Outcome::Refused, None, write.image.as_ref());
+                    record.end(Outcome::Refused, Some((parts.code_of)(&error)), None);
                     return Err(error);
                 }
             };
@@ -351,12 +375,7 @@ impl Exchange {
             if let (Ok(_), Some(image)) = (&result, &write.image) {
                 parts.uploaded.inc_by(image.bytes as u64);
             }
-            let outcome = match &result {
-                Ok(_) => Outcome::Done,
-                Err(ExchangeError::Upstream(failure)) if failure.is_certain() => Outcome::Refused,
-                Err(_) => Outcome::Unknown,
-            };
-            audit::write(&permit, id, outcome, upstream_status, write.image.as_ref());
+            parts.tell(record, result.as_ref().err(), upstream_status);
             result
         };
         let task = self
@@ -388,10 +407,27 @@ impl Exchange {
         }
     }
 
+    /// Drops what is kept of a tenant that is gone.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.0.cache.forget(tenant, self.0.next());
+        self.0.upstream.forget(tenant);
+    }
+
     /// How many bytes the cache holds.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
         self.0.cache.bytes()
+    }
+
+    /// Seals and opens the cursors of the caller's credential.
+    pub async fn cursor_key(&self, permit: &Permit) -> Option<CursorKey> {
+        self.0.upstream.cursor_key(permit.credential()).await
+    }
+
+    /// Credentials that the ERP refuses.
+    #[must_use]
+    pub fn refused_credentials(&self) -> Vec<RefusedCredential> {
+        self.0.upstream.refused_credentials()
     }
 
     /// Tenants whose ERP fails.
@@ -460,7 +496,17 @@ impl Parts {
                 };
                 let is_current =
                     this.generation_of(&permit, read.subject) == flight.generation && settled;
-                let stored = is_current
+                // What holds a secret goes nowhere, and isn't kept until nobody knows it as one.
+                let version = this.watchlist.version();
+                let tenant = permit.tenant().id().as_str();
+                let is_clean = !this
+                    .watchlist
+                    .finds_in(entry.representation.body(), Some(tenant));
+                if is_clean {
+                    entry.representation.searched_at(version);
+                }
+                let stored = is_clean
+                    && is_current
                     && windows.standing(Duration::ZERO) != Standing::Dead
                     && this.cache.insert(flight.key, entry.clone());
                 let how = if stored { How::Stored } else { How::NotStored };
@@ -520,6 +566,21 @@ impl Parts {
         let now = self.clock.instant();
         for subject in [Subject::Record(kind, id), Subject::Lists(kind)] {
             self.generations.advance(tenant, subject, change, now);
+        }
+    }
+
+    /// Leaves the record of a change that was sent.
+    fn tell(&self, record: Taken, error: Option<&ExchangeError>, upstream_status: Option<u16>) {
+        match error {
+            None => record.end(Outcome::Done, None, upstream_status),
+            Some(error @ ExchangeError::Upstream(failure)) if failure.is_certain() => {
+                record.end(
+                    Outcome::Refused,
+                    Some((self.code_of)(error)),
+                    upstream_status,
+                );
+            }
+            Some(_) => record.end(Outcome::Unknown, None, upstream_status),
         }
     }
 

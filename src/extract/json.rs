@@ -4,7 +4,10 @@ use axum::extract::{FromRequest, Request};
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
-use crate::problem::{Code, Problem};
+use crate::{
+    i_json,
+    problem::{Code, FieldError, Problem},
+};
 
 use super::body::{self, Limit};
 
@@ -49,20 +52,33 @@ impl<S: Sync> FromRequest<S> for JsonObject {
                 "The body is empty. Send a JSON object with the fields to change.",
             ));
         }
-        match serde_json::from_slice(&bytes) {
+        match i_json::parse(&bytes) {
             Ok(Value::Object(object)) => Ok(Self(object)),
             Ok(_) => Err(Problem::new(
                 Code::MalformedBody,
                 "The body is JSON but not an object. Send an object with the fields to change.",
             )),
-            Err(error) => Err(Problem::new(
-                Code::MalformedBody,
-                format!(
-                    "The body isn't valid JSON: the mistake is at line {}, column {}.",
-                    error.line(),
-                    error.column()
-                ),
-            )),
+            Err(mistake) => Err(malformed(mistake)),
         }
+    }
+}
+
+fn malformed(mistake: i_json::Error) -> Problem {
+    let detail = match &mistake {
+        i_json::Error::Syntax { .. } => format!("The body isn't valid JSON: {mistake}."),
+        i_json::Error::NameTwice { .. } => {
+            "An object of the body has the member that `errors` names more than once, and which one counts is anybody's guess. Send each once.".to_owned()
+        }
+        i_json::Error::TooDeep => {
+            format!("The body can't be a change: {mistake}. Send an object with the fields to change.")
+        }
+    };
+    let problem = Problem::new(Code::MalformedBody, detail);
+    match mistake {
+        i_json::Error::NameTwice { pointer } => problem.with_errors(vec![FieldError::at(
+            pointer,
+            "This member is there more than once; keep one.",
+        )]),
+        _ => problem,
     }
 }

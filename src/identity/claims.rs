@@ -4,22 +4,66 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::config;
+
 /// The claims of a token whose every check passed.
 #[derive(Clone)]
 pub struct Claims {
     pub(super) issuer: Arc<str>,
+    pub(super) is_of_the_only_issuer: bool,
     pub(super) subject: Arc<str>,
     pub(super) expires_at: i64,
-    pub(super) tenants: Vec<String>,
-    pub(super) scopes: Vec<String>,
+    pub(super) tenants: Arc<[String]>,
+    pub(super) scopes: Arc<[String]>,
     pub(super) all: Arc<Map<String, Value>>,
 }
 
 impl Claims {
+    /// What a token's members say, where that issuer's settings look for it.
+    pub(super) fn read(
+        settings: &config::auth::Issuer,
+        is_of_the_only_issuer: bool,
+        subject: Arc<str>,
+        expires_at: i64,
+        all: Map<String, Value>,
+    ) -> Self {
+        let scopes = lookup(&all, &settings.claims.scope)
+            .map_or_else(|| settings.default_scopes.clone(), word_list);
+        let tenants = lookup(&all, &settings.claims.tenant)
+            .map(word_list)
+            .unwrap_or_default();
+        Self {
+            issuer: settings.issuer.as_str().into(),
+            is_of_the_only_issuer,
+            subject,
+            expires_at,
+            tenants: tenants.into(),
+            scopes: scopes.into(),
+            all: all.into(),
+        }
+    }
+
+    /// What a token with those members would say, to explain what it would get. Nobody has
+    /// signed it: no request gets such claims.
+    pub(crate) fn supposed(
+        auth: &config::auth::Auth,
+        issuer: &config::auth::Issuer,
+        subject: &str,
+        all: Map<String, Value>,
+    ) -> Self {
+        Self::read(issuer, auth.issuers.len() == 1, subject.into(), 0, all)
+    }
+
     /// `iss`.
     #[must_use]
     pub fn issuer(&self) -> &Arc<str> {
         &self.issuer
+    }
+
+    /// Whether no other issuer is configured, so that `sub` alone says who it is.
+    #[must_use]
+    pub fn is_of_the_only_issuer(&self) -> bool {
+        self.is_of_the_only_issuer
     }
 
     /// `sub`.
@@ -46,10 +90,10 @@ impl Claims {
         &self.scopes
     }
 
-    /// The words of any claim, for the rules of a tenant file.
+    /// Any claim, by its name or dotted path, for the rules of a tenant file.
     #[must_use]
-    pub fn words(&self, path: &str) -> Vec<String> {
-        lookup(&self.all, path).map(word_list).unwrap_or_default()
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        lookup(&self.all, path)
     }
 }
 

@@ -11,7 +11,8 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, EllipticCurve, Jwk},
 };
 
-const MIN_RSA_BYTES: usize = 256;
+/// What is verified with (2048 to 8192 bits).
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// Whether a JWK's numbers are a key.
 pub(super) fn of_jwk(jwk: &Jwk) -> bool {
@@ -20,7 +21,7 @@ pub(super) fn of_jwk(jwk: &Jwk) -> bool {
         AlgorithmParameters::RSA(key) => {
             let modulus = bytes(&key.n);
             let leading = modulus.iter().take_while(|byte| **byte == 0).count();
-            modulus.len() - leading >= MIN_RSA_BYTES
+            RSA_BYTES.contains(&(modulus.len() - leading))
                 && bytes(&key.e).last().is_some_and(|last| last % 2 == 1)
         }
         AlgorithmParameters::EllipticCurve(key) => {

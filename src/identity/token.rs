@@ -1,18 +1,17 @@
-//! The checks of one token, in order: form, header, issuer, signature, claims
-//! (RFC 7515, RFC 7519, RFC 8725).
+//! The checks of one token, in order: form, header, issuer, claims, signature
+//! (RFC 7515, RFC 7519, RFC 8725). The signature comes last, since it costs most and may
+//! cost a fetch of keys; until it holds, nobody gets the claims.
 
 use base64_simd::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, crypto};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{
-    Issuer,
-    claims::{Claims, lookup, word_list},
-};
+use crate::i_json;
+
+use super::{Issuer, claims::Claims, keys::KeySet};
 
 /// Longer than any real token, short enough to cost nothing (contract section 3).
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
+pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Why a token isn't accepted. The words are for the caller: they say which
 /// check failed and repeat nothing of the token.
@@ -24,7 +23,7 @@ pub enum InvalidToken {
     /// More than one `Authorization` field.
     #[error("the header `Authorization` was sent more than once")]
     Several,
-    /// Not three parts of base64url with JSON inside.
+    /// Not three parts of base64url with JSON inside, or a name twice in it.
     #[error("the token is not a signed JWT in compact form")]
     Malformed,
     /// A `typ` of something else, or a critical extension (RFC 7515 §4.1.11).
@@ -64,75 +63,124 @@ pub enum InvalidToken {
 
 /// The members of the JOSE header that mean something here; `jku`, `jwk`, `x5u`
 /// and `x5c` are ignored: a token doesn't bring its own key.
-#[derive(Deserialize)]
 struct Header {
-    alg: String,
-    typ: Option<String>,
+    algorithm: String,
     kid: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    crit: Option<Value>,
-    #[serde(rename = "b64", default, deserialize_with = "present")]
-    unencoded: Option<Value>,
 }
 
-/// A member that is there, null included.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(from).map(Some)
-}
-
-pub(super) fn verify(
-    token: &str,
-    issuers: &[Issuer],
-    now: i64,
-    leeway: i64,
-) -> Result<Claims, InvalidToken> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(InvalidToken::TooLong);
-    }
-    let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
-    let (header, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
-    let header: Header = decode(header)?;
-    let payload: Map<String, Value> = decode(payload)?;
-
-    let is_jwt = header.typ.as_deref().is_none_or(|typ| {
-        let typ = typ.strip_prefix("application/").unwrap_or(typ);
-        typ.eq_ignore_ascii_case("jwt") || typ.eq_ignore_ascii_case("at+jwt")
-    });
-    if !is_jwt || header.crit.is_some() || header.unencoded.is_some() {
-        return Err(InvalidToken::UnsupportedHeader);
-    }
-    let issuer = payload
-        .get("iss")
-        .and_then(Value::as_str)
-        .and_then(|iss| issuers.iter().find(|issuer| &*issuer.name == iss))
-        .ok_or(InvalidToken::UnknownIssuer)?;
-    let algorithm: Algorithm = header.alg.parse().map_err(|_| InvalidToken::Algorithm)?;
-    if !issuer.algorithms.contains(&algorithm) {
-        return Err(InvalidToken::Algorithm);
-    }
-    verify_signature(issuer, header.kid.as_deref(), algorithm, message, signature)?;
-    check_claims(payload, issuer, now, leeway)
-}
-
-fn verify_signature(
-    issuer: &Issuer,
-    kid: Option<&str>,
+/// A token whose every check passed but the last: nobody has signed it yet.
+pub(super) struct Unproved<'a> {
+    /// Its issuer's place among the issuers.
+    pub issuer: usize,
+    kid: Option<String>,
     algorithm: Algorithm,
-    message: &str,
-    signature: &str,
-) -> Result<(), InvalidToken> {
-    let mut tried = false;
-    for key in issuer.keys.candidates(kid, algorithm) {
-        tried = true;
-        if crypto::verify(signature, message.as_bytes(), key, algorithm).unwrap_or(false) {
-            return Ok(());
+    message: &'a str,
+    signature: &'a str,
+    proved: Proved,
+}
+
+/// What a token says that its issuer has signed.
+#[derive(Clone)]
+pub(super) struct Proved {
+    pub claims: Claims,
+    /// The later of `nbf` and `iat`, in seconds since 1970.
+    pub valid_from: i64,
+}
+
+/// Why no key of a set proves a token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doubt {
+    /// What the caller is told if it stays so.
+    pub invalid: InvalidToken,
+    /// Whether the token may be signed with a key that isn't in this set: it names none that is.
+    pub key_may_be_new: bool,
+}
+
+impl<'a> Unproved<'a> {
+    /// Reads a token and checks all but its signature.
+    pub(super) fn read(
+        token: &'a str,
+        issuers: &[Issuer],
+        now: i64,
+        leeway: i64,
+    ) -> Result<Self, InvalidToken> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(InvalidToken::TooLong);
         }
+        let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
+        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
+        let header = Header::read(decode(header)?)?;
+        let payload = decode(payload)?;
+        let (index, issuer) = payload
+            .get("iss")
+            .and_then(Value::as_str)
+            .and_then(|iss| {
+                let mut issuers = issuers.iter().enumerate();
+                issuers.find(|(_, issuer)| &*issuer.name == iss)
+            })
+            .ok_or(InvalidToken::UnknownIssuer)?;
+        let algorithm: Algorithm = header
+            .algorithm
+            .parse()
+            .map_err(|_| InvalidToken::Algorithm)?;
+        if !issuer.settings.algorithms.contains(&algorithm) {
+            return Err(InvalidToken::Algorithm);
+        }
+        Ok(Self {
+            issuer: index,
+            kid: header.kid,
+            algorithm,
+            message,
+            signature,
+            proved: check_claims(payload, issuer, now, leeway)?,
+        })
     }
-    Err(if tried {
-        InvalidToken::Signature
-    } else {
-        InvalidToken::UnknownKey
-    })
+
+    /// The name of the key that the token says to be signed with.
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The claims, if one of those keys has signed them.
+    pub(super) fn prove(&self, keys: &KeySet) -> Result<Proved, Doubt> {
+        let candidates = keys.candidates(self.kid.as_deref(), self.algorithm);
+        let signed = |key| {
+            crypto::verify(self.signature, self.message.as_bytes(), key, self.algorithm)
+                .unwrap_or(false)
+        };
+        if candidates.keys.iter().copied().any(signed) {
+            return Ok(self.proved.clone());
+        }
+        Err(Doubt {
+            invalid: if candidates.keys.is_empty() {
+                InvalidToken::UnknownKey
+            } else {
+                InvalidToken::Signature
+            },
+            key_may_be_new: !candidates.named,
+        })
+    }
+}
+
+impl Header {
+    fn read(members: Map<String, Value>) -> Result<Self, InvalidToken> {
+        let text = |name: &str| match members.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(InvalidToken::Malformed),
+        };
+        let algorithm = text("alg")?.ok_or(InvalidToken::Malformed)?;
+        let kid = text("kid")?;
+        let is_jwt = text("typ")?.is_none_or(|typ| {
+            let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+            typ.eq_ignore_ascii_case("jwt") || typ.eq_ignore_ascii_case("at+jwt")
+        });
+        // An extension that must be understood, or a payload that isn't base64url (RFC 7797).
+        if !is_jwt || members.contains_key("crit") || members.contains_key("b64") {
+            return Err(InvalidToken::UnsupportedHeader);
+        }
+        Ok(Self { algorithm, kid })
+    }
 }
 
 fn check_claims(
@@ -140,45 +188,52 @@ fn check_claims(
     issuer: &Issuer,
     now: i64,
     leeway: i64,
-) -> Result<Claims, InvalidToken> {
+) -> Result<Proved, InvalidToken> {
+    let settings = &issuer.settings;
     let meant_for_us = match claims.get("aud") {
-        Some(Value::String(audience)) => issuer.audience.contains(audience),
+        Some(Value::String(audience)) => settings.audience.contains(audience),
         Some(Value::Array(audiences)) => audiences
             .iter()
             .filter_map(Value::as_str)
-            .any(|audience| issuer.audience.iter().any(|ours| ours == audience)),
+            .any(|audience| settings.audience.iter().any(|ours| ours == audience)),
         _ => false,
     };
     if !meant_for_us {
         return Err(InvalidToken::Audience);
     }
     let expires_at = numeric_date(&claims, "exp")?.ok_or(InvalidToken::NoExpiry)?;
-    if now >= expires_at.saturating_add(leeway) {
-        return Err(InvalidToken::Expired);
-    }
-    for claim in ["nbf", "iat"] {
-        if numeric_date(&claims, claim)?.is_some_and(|from| from > now.saturating_add(leeway)) {
-            return Err(InvalidToken::NotYetValid);
-        }
-    }
+    let (nbf, iat) = (numeric_date(&claims, "nbf")?, numeric_date(&claims, "iat")?);
+    let valid_from = nbf.max(iat).unwrap_or(i64::MIN);
+    is_timely(expires_at, valid_from, now, leeway)?;
     let subject = match claims.get("sub") {
         Some(Value::String(subject)) if !subject.is_empty() => subject.as_str().into(),
         None | Some(Value::String(_) | Value::Null) => return Err(InvalidToken::NoSubject),
         Some(_) => return Err(InvalidToken::ClaimType),
     };
-    let scopes = lookup(&claims, &issuer.scope_claim)
-        .map_or_else(|| issuer.default_scopes.clone(), word_list);
-    let tenants = lookup(&claims, &issuer.tenant_claim)
-        .map(word_list)
-        .unwrap_or_default();
-    Ok(Claims {
-        issuer: issuer.name.clone(),
+    let claims = Claims::read(
+        settings,
+        issuer.is_the_only_one,
         subject,
         expires_at,
-        tenants,
-        scopes,
-        all: claims.into(),
-    })
+        claims,
+    );
+    Ok(Proved { claims, valid_from })
+}
+
+/// Whether a token is of now, as far as clocks agree.
+pub(super) fn is_timely(
+    expires_at: i64,
+    valid_from: i64,
+    now: i64,
+    leeway: i64,
+) -> Result<(), InvalidToken> {
+    if now >= expires_at.saturating_add(leeway) {
+        Err(InvalidToken::Expired)
+    } else if valid_from > now.saturating_add(leeway) {
+        Err(InvalidToken::NotYetValid)
+    } else {
+        Ok(())
+    }
 }
 
 /// A `NumericDate`: seconds, which may have a fraction (RFC 7519 §2).
@@ -197,9 +252,12 @@ fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<i64>, 
     whole.map(Some).ok_or(InvalidToken::ClaimType)
 }
 
-fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, InvalidToken> {
+fn decode(part: &str) -> Result<Map<String, Value>, InvalidToken> {
     let json = URL_SAFE_NO_PAD
         .decode_to_vec(part.as_bytes())
         .map_err(|_| InvalidToken::Malformed)?;
-    serde_json::from_slice(&json).map_err(|_| InvalidToken::Malformed)
+    match i_json::parse(&json) {
+        Ok(Value::Object(members)) => Ok(members),
+        _ => Err(InvalidToken::Malformed),
+    }
 }

@@ -2,7 +2,10 @@
 //! becomes of it. It stands outside everything that can fail, and inside the
 //! request id, which its span carries.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -23,7 +26,7 @@ use crate::{
     problem::{Code, Problem},
 };
 
-use super::request_id::RequestId;
+use super::{client_address::ClientAddress, request_id::RequestId};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The route of a request that no route matched: the address itself may hold
@@ -90,8 +93,10 @@ pub async fn layer(State(log): State<AccessLog>, request: Request, next: Next) -
         .get::<RequestId>()
         .map_or_else(Span::none, |id| span(&id.0));
 
+    let client = request.extensions().get::<ClientAddress>();
     let mut line = Line {
         log,
+        client: client.map(|client| client.0),
         span: span.clone(),
         method,
         route,
@@ -111,6 +116,7 @@ pub async fn layer(State(log): State<AccessLog>, request: Request, next: Next) -
 /// was cut before the answer.
 struct Line {
     log: AccessLog,
+    client: Option<IpAddr>,
     span: Span,
     method: &'static str,
     route: String,
@@ -133,11 +139,13 @@ impl Line {
         let code = problem.map(|problem| problem.code().as_str());
         let cause = problem.and_then(Problem::cause);
         let cache = verdict.map(|verdict| verdict.as_str());
+        let client = self.client.map(field::display);
         self.span.in_scope(|| {
             // A level is fixed where a line is written.
             // Who wants nothing but a kept answer expects that there may be none.
             if status >= 500 && problem.is_none_or(|it| it.code() != Code::NotCached) {
                 tracing::warn!(
+                    client,
                     method,
                     route,
                     status,
@@ -149,6 +157,7 @@ impl Line {
                 );
             } else {
                 tracing::info!(
+                    client,
                     method,
                     route,
                     status,

@@ -1,69 +1,121 @@
-//! The bearer token of every request below `/v1`, turned into a [`Caller`].
+//! The bearer token of every request below `/v1`, turned into a [`Caller`]; the limits let
+//! it through.
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::{
     extract::{FromRef, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::AUTHORIZATION};
 
 use crate::{
     caller::Caller,
-    identity::{Identity, InvalidToken},
+    identity::{Claims, Identity, InvalidToken},
+    limits::Limits,
     problem::{Code, FieldError, Problem},
-    tenants::Registry,
+    telemetry::audit::Trail,
+    tenants::{Registry, TenantId},
 };
+
+use super::{client_address::ClientAddress, rate_limit::Recognised};
 
 /// Chooses among the tenants that a token allows.
 pub const LLAVERO_TENANT: HeaderName = HeaderName::from_static("llavero-tenant");
+
+/// Whose answer it is, in its extensions.
+#[derive(Debug, Clone)]
+pub(super) struct AnsweredFor(pub(super) TenantId);
 
 /// What the layer needs.
 #[derive(Clone)]
 pub struct Authenticator {
     identity: Identity,
     registry: Registry,
+    limits: Limits,
 }
 
 impl<S> FromRef<S> for Authenticator
 where
     Identity: FromRef<S>,
     Registry: FromRef<S>,
+    Limits: FromRef<S>,
 {
     fn from_ref(state: &S) -> Self {
         Self {
             identity: Identity::from_ref(state),
             registry: Registry::from_ref(state),
+            limits: Limits::from_ref(state),
         }
     }
 }
 
-/// Lets a request pass with its [`Caller`] in the extensions.
+/// Hands a request whose token is accepted on to the limits.
 pub async fn layer(
     State(authenticator): State<Authenticator>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match authenticator.caller(request.headers()) {
-        Ok(caller) => {
-            if let Some(tenant) = caller.tenant() {
-                tracing::Span::current().record("tenant", tenant.as_str());
-            }
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
+    let client = request
+        .extensions()
+        .get::<ClientAddress>()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.0);
+    let claims = match authenticator.claims(request.headers(), client).await {
+        Ok(claims) => claims,
+        Err(problem) => return problem.into_response(),
+    };
+    // Nothing behind this needs the token any more.
+    request.headers_mut().remove(AUTHORIZATION);
+    let caller = authenticator.caller(&claims, request.headers());
+    // Whoever is refused from here on is known.
+    let span = tracing::Span::current();
+    span.record("issuer", &**claims.issuer());
+    span.record("sub", &**claims.subject());
+    let credential = caller.as_ref().ok().and_then(Caller::credential_id);
+    if let Some(credential) = credential {
+        span.record("tenant", credential.tenant().as_str());
     }
+    if let Some(trail) = request.extensions().get::<Trail>() {
+        trail.identify(claims.issuer(), claims.subject(), credential);
+    }
+    let tenant = credential.map(|credential| credential.tenant().clone());
+    request
+        .extensions_mut()
+        .insert(Recognised { claims, caller });
+    let mut response = next.run(request).await;
+    if let Some(tenant) = tenant {
+        response.extensions_mut().insert(AnsweredFor(tenant));
+    }
+    response
 }
 
 impl Authenticator {
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let claims = self.identity.verify(bearer(headers)?)?;
-        // Whoever is refused from here on is known.
-        let span = tracing::Span::current();
-        span.record("issuer", &**claims.issuer());
-        span.record("sub", &**claims.subject());
+    /// What the token says.
+    async fn claims(&self, headers: &HeaderMap, client: IpAddr) -> Result<Claims, Problem> {
+        let token = bearer(headers);
+        if let Ok(token) = &token
+            && let Some(claims) = self.identity.remembered(token)
+        {
+            return Ok(claims);
+        }
+        // Before anything is spent on the token.
+        self.limits.ask(client)?;
+        let claims = match token {
+            Ok(token) => self.identity.verify(token).await.map_err(Problem::from),
+            Err(problem) => Err(problem),
+        };
+        claims.inspect_err(|problem| {
+            if problem.code().status() == StatusCode::UNAUTHORIZED {
+                self.limits.count_failure(client);
+            }
+        })
+    }
+
+    fn caller(&self, claims: &Claims, headers: &HeaderMap) -> Result<Caller, Problem> {
         let wanted = tenant_header(headers)?;
-        Ok(Caller::new(claims, &self.registry, wanted)?)
+        let tenants = self.registry.current();
+        Ok(Caller::new(claims.clone(), &tenants, wanted)?)
     }
 }
 

@@ -59,6 +59,10 @@ pub async fn layer(request: Request, next: Next) -> Response {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     response.extensions_mut().insert(served.verdict);
+    // Whoever looks through what goes out needn't look twice through what stays the same.
+    response
+        .extensions_mut()
+        .insert(served.representation.clone());
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, REVALIDATE);
     headers.insert(ETAG, etag.clone());

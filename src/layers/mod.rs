@@ -2,10 +2,14 @@
 //! layer a file. `router.rs` says in which order and why.
 
 pub mod access_log;
+pub mod audit;
 pub mod authenticate;
 pub mod cache_headers;
+pub mod client_address;
+pub mod leak_guard;
 pub mod panics;
 pub mod permit;
 pub mod problems;
+pub mod rate_limit;
 pub mod request_id;
 pub mod security_headers;

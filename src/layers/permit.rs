@@ -10,11 +10,10 @@ use axum::{
 
 use crate::{
     caller::Caller,
-    operation::Operation,
+    operation::{Effect, Operation},
     problem::{Code, Problem},
+    telemetry::audit::Trail,
 };
-
-use super::request_id::RequestId;
 
 /// Mounts an operation: `routes!(list).map(permitted(&LIST))`.
 pub fn permitted<S>(
@@ -32,13 +31,14 @@ where
 
 async fn grant(operation: &'static Operation, mut request: Request, next: Next) -> Response {
     let extensions = request.extensions_mut();
-    let (Some(caller), Some(id)) = (extensions.remove::<Caller>(), extensions.get::<RequestId>())
+    let (Some(caller), Some(trail)) = (extensions.remove::<Caller>(), extensions.remove::<Trail>())
     else {
         return Problem::of(Code::Internal)
-            .caused_by("an operation stands outside the authenticate layer")
+            .caused_by("an operation stands outside the authenticate or the audit layer")
             .into_response();
     };
-    match caller.permit(operation, id.0.clone()) {
+    trail.is_for(operation.name, operation.effect == Effect::Write);
+    match caller.permit(operation, trail) {
         Ok(permit) => {
             tracing::Span::current().record("credential", &**permit.credential_id().name());
             request.extensions_mut().insert(permit);

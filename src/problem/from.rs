@@ -8,8 +8,9 @@ use http::HeaderValue;
 use crate::{
     caller::Denied,
     exchange::{ExchangeError, Unfit},
-    identity::InvalidToken,
+    identity::{InvalidToken, Refused},
     images,
+    limits::{Refusal, Whose},
     upstream::Failure,
 };
 
@@ -37,6 +38,17 @@ impl From<InvalidToken> for Problem {
     }
 }
 
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(invalid) => invalid.into(),
+            Refused::Unavailable { retry_after } => Self::of(Code::IdentityUnavailable)
+                .with_retry_after(retry_after)
+                .caused_by(refused),
+        }
+    }
+}
+
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         match denied {
@@ -59,6 +71,41 @@ impl From<Denied> for Problem {
                 }
             }
         }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let per = in_words(refusal.limit.per.as_secs());
+        let (requests, burst) = (refusal.limit.requests, refusal.limit.burst);
+        let allowed = format!("{requests} requests in {per}, {burst} of them at once");
+        let detail = match refusal.whose {
+            Whose::User => format!(
+                "You asked more than one user may: {allowed}. Nothing was done. Wait for `Retry-After`, then go on more slowly; `RateLimit` says how much is left."
+            ),
+            Whose::Tenant => format!(
+                "All users of your company together asked more than they may: {allowed}. Nothing was done. Wait for `Retry-After`; `RateLimit` says how much is left for you and for all."
+            ),
+            Whose::Failures => format!(
+                "Too many requests came from your address without a token that is accepted; it may send {allowed}. The token of this one wasn't looked at. Wait for `Retry-After`, and get a new token from your identity provider."
+            ),
+        };
+        Self::new(Code::RateLimited, detail)
+            .with_retry_after(refusal.retry_after)
+            .caused_by(refusal)
+    }
+}
+
+/// Whole seconds in the largest unit that they are whole in.
+fn in_words(seconds: u64) -> String {
+    let (number, unit) = match seconds {
+        _ if seconds > 0 && seconds.is_multiple_of(3600) => (seconds / 3600, "hour"),
+        _ if seconds > 0 && seconds.is_multiple_of(60) => (seconds / 60, "minute"),
+        _ => (seconds, "second"),
+    };
+    match number {
+        1 => format!("a {unit}").replace("a hour", "an hour"),
+        _ => format!("{number} {unit}s"),
     }
 }
 
@@ -106,6 +153,18 @@ impl From<Failure> for Problem {
             Failure::RateLimited { retry_after } => Self::of(Code::UpstreamRateLimited)
                 .with_retry_after(retry_after.unwrap_or(DEFAULT_RETRY_AFTER)),
             Failure::CredentialRejected(_) => Self::of(Code::UpstreamCredentialRejected),
+            Failure::Login(failure) => match *failure {
+                Failure::Connect | Failure::Address => Self::from(*failure),
+                Failure::Timeout => Self::new(
+                    Code::UpstreamTimeout,
+                    "The ERP took too long to log the gateway in, so your request wasn't sent to it. Try again later.",
+                ),
+                _ => Self::new(
+                    Code::UpstreamError,
+                    "The ERP failed to log the gateway in, so your request wasn't sent to it. Try again later; if it goes on, tell the operator the `X-Request-Id`.",
+                ),
+            },
+            Failure::LoginUnreadable => Self::of(Code::UpstreamError),
             Failure::NotFound => Self::new(
                 Code::NotFound,
                 "The ERP has no such record, or this tenant's credential can't see it. Check the id.",
@@ -143,6 +202,12 @@ impl From<Failure> for Problem {
 }
 
 impl Problem {
+    /// The code under which a caller is told of that error.
+    #[must_use]
+    pub fn code_of(error: &ExchangeError) -> &'static str {
+        Self::from(error.clone()).code().as_str()
+    }
+
     /// The problem of a write, with the fields that the ERP refused under the names
     /// of our own schema. `fields` pairs the ERP's names with ours; others stay unsaid.
     #[must_use]

@@ -51,8 +51,14 @@ impl FieldError {
     #[must_use]
     pub fn body(field: &str, detail: impl Into<Cow<'static, str>>) -> Self {
         let escaped = field.replace('~', "~0").replace('/', "~1");
+        Self::at(format!("/{escaped}"), detail)
+    }
+
+    /// Any place of the body, as a JSON Pointer.
+    #[must_use]
+    pub fn at(pointer: String, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            pointer: Some(format!("/{escaped}")),
+            pointer: Some(pointer),
             parameter: None,
             detail: detail.into(),
         }

@@ -17,7 +17,7 @@ const MAX_MEMBERS: usize = 512;
 
 /// The members of an object in their order, values as they came.
 #[derive(Default)]
-pub(super) struct Members<'a>(Vec<(String, Raw<'a>)>);
+pub struct Members<'a>(Vec<(String, Raw<'a>)>);
 
 enum Raw<'a> {
     Theirs(&'a RawValue),

@@ -5,6 +5,6 @@
 pub mod me;
 mod members;
 pub mod ordenes;
-mod paged;
+pub mod paged;
 pub mod problems;
 pub mod reference;

@@ -28,7 +28,7 @@ const PAGING: &[&str] = &["limit", "offset", "cursor"];
 
 /// One list.
 #[derive(Debug)]
-pub(super) struct List {
+pub struct List {
     /// Its path on this gateway.
     pub path: &'static str,
     /// The ERP's collection, and the name of its records in the cache's generations.
@@ -38,7 +38,7 @@ pub(super) struct List {
 }
 
 /// What a list can be narrowed by.
-pub(super) trait Filter: Send + 'static {
+pub trait Filter: Send + 'static {
     /// The parameters' names, here and at the ERP.
     const NAMES: &'static [&'static str];
 
@@ -54,8 +54,17 @@ pub(super) trait Filter: Send + 'static {
 
 /// Which page is asked for.
 #[derive(Debug, Clone)]
-pub(super) enum Asked<F> {
-    Window { filter: F, limit: u64, offset: u64 },
+pub enum Asked<F> {
+    /// By place, as everybody may write it.
+    Window {
+        /// What the list is narrowed by.
+        filter: F,
+        /// Records a page, 1 to 100.
+        limit: u64,
+        /// Records before it.
+        offset: u64,
+    },
+    /// By one of our cursors.
     Cursor(String),
 }
 
@@ -99,7 +108,11 @@ fn decimal(text: &str) -> Option<u64> {
     digits
         .then(|| text.parse().ok())
         .flatten()
-        .filter(|number| i64::try_from(*number).is_ok())
+        .filter(|number| is_countable(*number))
+}
+
+fn is_countable(number: u64) -> bool {
+    i64::try_from(number).is_ok()
 }
 
 impl List {
@@ -114,7 +127,7 @@ impl List {
         asked: Asked<F>,
         wanted: Wanted,
     ) -> Result<Served, Problem> {
-        let key = CursorKey::of(permit.credential());
+        let key = exchange.cursor_key(permit).await;
         let target = self.target(&asked, key.as_ref())?;
         let links = PageLinks::new(key, F::NAMES, matches!(asked, Asked::Cursor(_)));
         let read = Read {
@@ -128,7 +141,11 @@ impl List {
             .map_err(Problem::of_list)
     }
 
-    fn target<F: Filter>(
+    /// What the ERP is asked for.
+    ///
+    /// # Errors
+    /// A cursor that `key` doesn't open.
+    pub fn target<F: Filter>(
         &self,
         asked: &Asked<F>,
         key: Option<&CursorKey>,
@@ -152,8 +169,11 @@ impl List {
         Ok(parameters.into_iter().fold(target, add))
     }
 
-    /// The public body of a page.
-    fn page<F: Filter>(
+    /// The public body of a page, and its links.
+    ///
+    /// # Errors
+    /// It isn't a page of records, or leads on where no link of ours can.
+    pub fn page<F: Filter>(
         &self,
         body: &[u8],
         asked: &Asked<F>,
@@ -276,10 +296,12 @@ fn link(envelope: &Members<'_>, name: &str) -> Option<String> {
 /// The page after this one, where the ERP says that there is one but not how to get there.
 fn following<F>(asked: &Asked<F>, arrived: u64) -> Option<Page> {
     match asked {
-        Asked::Window { limit, offset, .. } if arrived > 0 => Some(Page::Offset {
-            limit: Some(*limit),
-            offset: offset + arrived,
-        }),
+        Asked::Window { limit, offset, .. } if arrived > 0 => {
+            let offset = offset.checked_add(arrived);
+            let offset = offset.filter(|&offset| is_countable(offset))?;
+            let limit = Some(*limit);
+            Some(Page::Offset { limit, offset })
+        }
         _ => None,
     }
 }
@@ -363,6 +385,22 @@ mod tests {
         assert_eq!(page["next"], "/v1/ordenes?limit=50&offset=52");
         assert_eq!(page["previous"], "/v1/ordenes?limit=50&offset=0");
         assert_eq!(page["count"], Value::Null);
+    }
+
+    #[test]
+    fn a_next_that_nobody_could_follow_is_none() {
+        let body = r#"{"next":"/y","results":[{"id":1}]}"#;
+        let asked = |offset| Asked::Window {
+            filter: ByColour(None),
+            limit: 50,
+            offset,
+        };
+        let last = i64::MAX.unsigned_abs();
+        assert_eq!(shown(body, &asked(last))["next"], Value::Null);
+        assert_eq!(
+            shown(body, &asked(last - 1))["next"],
+            format!("/v1/ordenes?limit=50&offset={last}")
+        );
     }
 
     #[test]

@@ -179,6 +179,10 @@ fn complete_operation(operation: &mut Operation, kind: Kind) {
         if let RefOr::T(response) = response {
             let validated = cached || kind == Kind::Change;
             add_headers(response, status, cached, validated, pages);
+            // A 401 is for nobody who is known.
+            if status != "401" {
+                add_limits(response);
+            }
         }
     }
 }
@@ -202,6 +206,26 @@ fn header_parameter(name: &str, description: &str, schema: Schema) -> RefOr<Para
         .schema(Some(schema))
         .build();
     RefOr::T(parameter)
+}
+
+/// The fields of an answer that was counted.
+fn add_limits(response: &mut DocumentedResponse) {
+    for (name, description) in [
+        (
+            "RateLimit-Policy",
+            "How many requests (`q`) in how many seconds (`w`), and how many at once (`llavero-burst`), the user and the tenant may send (draft-ietf-httpapi-ratelimit-headers). Not on a 429 for an address without a good token.",
+        ),
+        (
+            "RateLimit",
+            "How many could be sent now (`r`), and in how many seconds all of them are back (`t`), for the user and for the tenant.",
+        ),
+    ] {
+        let header = HeaderBuilder::new()
+            .schema(Some(string()))
+            .description(Some(description))
+            .build();
+        response.headers.insert(name.to_owned(), header.into());
+    }
 }
 
 fn add_headers(
@@ -325,22 +349,22 @@ macro_rules! documented_problems {
 
 documented_problems! {
     /// What can go wrong before any operation.
-    CallerProblems: UnknownParameter InvalidParameter MissingToken InvalidToken TenantNotAllowed
+    CallerProblems: UnknownParameter InvalidParameter MissingToken InvalidToken IdentityUnavailable RateLimited TenantNotAllowed
         NotFound MethodNotAllowed Internal;
     /// What can go wrong with a read.
-    ReadProblems: UnknownParameter InvalidParameter TenantRequired MissingToken InvalidToken
+    ReadProblems: UnknownParameter InvalidParameter TenantRequired MissingToken InvalidToken IdentityUnavailable RateLimited
         InsufficientScope TenantNotAllowed NotFound MethodNotAllowed UpstreamValidation Internal UpstreamError
         UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited
         UpstreamUnavailable UpstreamTimeout NotCached;
     /// What can go wrong with a change.
     ChangeProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
-        InvalidToken InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
+        InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
         PreconditionFailed PayloadTooLarge UnsupportedMediaType ValidationFailed UpstreamValidation
         Internal UpstreamError UpstreamMismatch UpstreamCredentialRejected Overloaded
         UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
     /// What can go wrong with an upload.
     UploadProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
-        InvalidToken InsufficientScope TenantNotAllowed NotFound MethodNotAllowed PayloadTooLarge
+        InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed PayloadTooLarge
         UnsupportedMediaType ValidationFailed InvalidImage UpstreamValidation Internal
         UpstreamError UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
 }

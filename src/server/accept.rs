@@ -1,6 +1,6 @@
 //! Taking connections: how many, which protocol, how long.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -98,7 +98,7 @@ impl Door {
                 accepted = accept(&listener, &places) => accepted,
                 () = stop.drain.cancelled() => break,
             };
-            let (stream, place) = match accepted {
+            let (stream, peer, place) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG) {
@@ -113,7 +113,7 @@ impl Door {
             let closing = stop.drain.clone();
             open.spawn(async move {
                 tokio::select! {
-                    () = connection.serve(stream, watcher, closing) => {}
+                    () = connection.serve(stream, peer, watcher, closing) => {}
                     () = cut.cancelled() => {}
                 }
                 drop(place);
@@ -148,13 +148,17 @@ impl Door {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, Option<tokio::sync::OwnedSemaphorePermit>)> {
+) -> std::io::Result<(
+    TcpStream,
+    SocketAddr,
+    Option<tokio::sync::OwnedSemaphorePermit>,
+)> {
     // The semaphore is never closed.
     let place = places.clone().acquire_owned().await.ok();
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     // Answers are written whole; waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    Ok((stream, place))
+    Ok((stream, peer, place))
 }
 
 struct Connection {
@@ -163,7 +167,13 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(&self, stream: TcpStream, watcher: Watcher, closing: CancellationToken) {
+    async fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        watcher: Watcher,
+        closing: CancellationToken,
+    ) {
         let activity = Activity::new();
         let speaks = tokio::select! {
             speaks = protocol(&stream) => speaks,
@@ -178,6 +188,7 @@ impl Connection {
         let service = Watched {
             service: TowerToHyperService::new(self.router.clone()),
             activity: activity.clone(),
+            peer,
         };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let connection = watcher.watch(connection.into_owned());

@@ -51,6 +51,9 @@ pub async fn run(
         admin: admin_router,
         health,
         tasks,
+        background,
+        reload: _,
+        audit,
     } = app;
     let (stop_public, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let servers = TaskTracker::new();
@@ -78,6 +81,7 @@ pub async fn run(
     };
     let public_done = servers.spawn(public.serve());
     let admin_done = servers.spawn(admin.serve());
+    servers.spawn(stop.drain.clone().run_until_cancelled_owned(background));
     servers.close();
 
     stop.drain.cancelled().await;
@@ -90,6 +94,8 @@ pub async fn run(
     // A write that is under way at the ERP is never cut: it ends by its own timeout.
     tasks.close();
     tasks.wait().await;
+    // Behind the last write, which leaves the last record.
+    audit.finish().await;
     stop_admin.cancel();
     let _ = admin_done.await;
     tracing::info!("drained");

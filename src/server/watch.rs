@@ -2,12 +2,14 @@
 //! idle or doesn't take its answers holds a descriptor and memory for nobody's good.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::{Request, Response, body::Incoming, service::Service};
@@ -102,11 +104,12 @@ impl Activity {
     }
 }
 
-/// A service whose requests and answers are noted.
+/// A service whose requests and answers are noted. Its requests know their peer.
 #[derive(Clone)]
 pub(super) struct Watched<S> {
     pub(super) service: S,
     pub(super) activity: Activity,
+    pub(super) peer: SocketAddr,
 }
 
 /// One request that is being served.
@@ -136,12 +139,13 @@ where
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let activity = self.activity.clone();
         activity.change(|state| {
             state.requests += 1;
             state.had_requests = true;
         });
+        request.extensions_mut().insert(ConnectInfo(self.peer));
         let serving = Serving(activity.clone());
         let answer = self.service.call(request);
         Box::pin(async move {

@@ -3,12 +3,11 @@
 use std::io::{self, IsTerminal};
 
 use tracing::{Metadata, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt as _,
     registry::LookupSpan, util::SubscriberInitExt as _,
 };
-
-use super::audit;
 
 /// The levels when `RUST_LOG` says nothing.
 const DEFAULT_FILTER: &str = "info";
@@ -19,7 +18,7 @@ const DEFAULT_FILTER: &str = "info";
 #[must_use]
 pub fn may_pass(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    target == audit::TARGET || target == "llavero" || target.starts_with("llavero::")
+    target == "llavero" || target.starts_with("llavero::")
 }
 
 /// Log lines as this program writes them: text for people on a terminal, JSON otherwise.
@@ -40,23 +39,26 @@ where
     }
 }
 
-/// Starts logging to stderr for the whole process. A second call changes nothing.
-pub fn init(filter: Option<String>) {
+/// Lines that wait to be written at most; beyond them lines are lost rather than requests held up.
+const MOST_WAITING: usize = 16 * 1024;
+
+/// Starts logging to stderr for the whole process. A second call changes nothing. A thread
+/// of its own writes: whoever doesn't read the lines holds up nobody. Dropped, the guard waits a
+/// moment for what isn't written yet.
+pub fn init(filter: Option<String>) -> WorkerGuard {
     let filter = filter.filter(|filter| !filter.trim().is_empty());
     let filter = filter.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let parsed = EnvFilter::try_new(&filter);
     let is_good = parsed.is_ok();
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    // An audit record isn't chatter that a filter may turn off.
-    let filter = match format!("{}=info", audit::TARGET).parse() {
-        Ok(always) => filter.add_directive(always),
-        Err(_) => filter,
-    };
     let terminal = io::stderr().is_terminal();
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MOST_WAITING)
+        .finish(io::stderr());
     let _ = Registry::default()
         .with(filter)
         .with(filter_fn(may_pass))
-        .with(lines(!terminal, io::stderr))
+        .with(lines(!terminal, writer))
         .try_init();
     if !is_good {
         tracing::warn!(
@@ -71,4 +73,5 @@ pub fn init(filter: Option<String>) {
             .unwrap_or_default();
         tracing::error!(target: "llavero::panic", place, "a task panicked");
     }));
+    guard
 }

@@ -4,18 +4,30 @@
 mod clave;
 mod credential;
 mod file;
+mod id;
+mod loader;
+mod mounted;
+mod reading;
 mod registry;
+mod source;
 mod users;
+mod watch;
 
 pub use clave::{Clave, InvalidClave};
-pub use credential::{Credential, CredentialId, Presented};
-pub use file::{InvalidTenantId, TenantId};
-pub use registry::{Registry, TenantFileError};
-pub use users::{Assignment, Rule};
+pub use credential::{
+    ActiveKey, ApiKeys, Credential, CredentialId, KeySlot, Login, LoginMode, Presented, Viewer,
+};
+pub use id::{InvalidTenantId, TenantId};
+pub use loader::{Environment, Loader};
+pub use registry::{Registry, TenantFileError, Tenants};
+pub use users::{Assignment, ClaimName, Condition, Rule};
+pub use watch::Watch;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::identity::Claims;
+
+use users::Person;
 
 /// The credential that serves callers of a tenant without `users` rules.
 pub(crate) const DEFAULT_CREDENTIAL: &str = "default";
@@ -59,6 +71,12 @@ impl Tenant {
         self.credentials.values()
     }
 
+    /// Which caller acts with which credential; empty where all act with `default`.
+    #[must_use]
+    pub fn users(&self) -> &[Rule] {
+        &self.users
+    }
+
     /// The credential that a caller with those claims acts with, and the scopes
     /// that its rule leaves; none where rules exist and no rule matches.
     #[must_use]
@@ -68,13 +86,55 @@ impl Tenant {
             return Some(Assignment {
                 credential: credential.clone(),
                 scopes: None,
+                rule: None,
             });
         }
-        let rule = self.users.iter().find(|rule| rule.matches(claims))?;
+        let place = self.users.iter().position(|rule| rule.matches(claims))?;
+        let rule = &self.users[place];
         let credential = self.credentials.get(rule.credential())?;
         Some(Assignment {
             credential: credential.clone(),
             scopes: rule.scopes().map(<[_]>::to_vec),
+            rule: Some(place),
         })
+    }
+
+    /// Goes on with the credentials of an earlier version that are the same: with their
+    /// sessions, and with whichever of two keys is active.
+    fn go_on_from(&mut self, before: &Self) {
+        if self.clave != before.clave {
+            return;
+        }
+        for (name, credential) in &mut self.credentials {
+            if let Some(old) = before.credentials.get(name)
+                && old.has_same_source(credential)
+            {
+                *credential = old.clone();
+            }
+        }
+    }
+
+    /// Whether it says what an earlier version said; asked after [`Self::go_on_from`].
+    fn is_as(&self, before: &Self) -> bool {
+        let same_credentials = || {
+            let pairs = self.credentials.values().zip(before.credentials.values());
+            self.credentials.len() == before.credentials.len()
+                && pairs.into_iter().all(|(now, old)| Arc::ptr_eq(now, old))
+        };
+        self.id == before.id
+            && self.clave == before.clave
+            && self.users == before.users
+            && same_credentials()
+    }
+
+    /// Everybody whom a rule names.
+    fn people(&self) -> impl Iterator<Item = Person> {
+        self.users.iter().flat_map(Rule::people)
+    }
+
+    /// Whether a rule names that caller, so that the tenant is theirs even where their token
+    /// doesn't say so.
+    fn names(&self, claims: &Claims) -> bool {
+        self.users.iter().any(|rule| rule.names(claims))
     }
 }

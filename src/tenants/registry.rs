@@ -1,129 +1,136 @@
-//! All tenants of the gateway, read from `tenants_dir`.
+//! The tenants as they are now. Whoever looks takes one state and keeps it for as long as
+//! it works; a reload puts another in its place.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use crate::config::mistake::{Mistake, Mistakes};
+use arc_swap::ArcSwap;
 
-use super::{Tenant, TenantId, file};
+use crate::{config::mistake::Mistakes, identity::Claims, watchlist::Watchlist};
 
-/// The tenants that can be served, and the files that can't. Cheap to clone.
+use super::{Tenant, TenantId, users::Person};
+
+/// The place of the present [`Tenants`]. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Registry(Arc<Contents>);
+pub struct Registry(Arc<ArcSwap<Tenants>>);
 
+/// The tenants that are served, and the files that have mistakes.
 #[derive(Debug, Default)]
-struct Contents {
-    tenants: HashMap<TenantId, Arc<Tenant>>,
-    errors: Vec<TenantFileError>,
+pub struct Tenants {
+    by_id: HashMap<TenantId, Arc<Tenant>>,
+    /// Those whose rules name somebody.
+    by_person: HashMap<Person, Vec<Arc<Tenant>>>,
+    errors: Vec<Arc<TenantFileError>>,
 }
 
-/// A tenant file that isn't served because of its mistakes.
-#[derive(Debug)]
+/// A tenant's file or directory that has mistakes.
+#[derive(Debug, PartialEq, Eq)]
 pub struct TenantFileError {
-    /// The file.
+    /// The file or directory.
     pub path: PathBuf,
     /// All that is wrong with it.
     pub mistakes: Mistakes,
+    /// Whether the tenant is served as its file last was when it was good.
+    pub last_good_is_served: bool,
+}
+
+impl TenantFileError {
+    /// Tells the operator.
+    pub fn log(&self) {
+        let served = if self.last_good_is_served {
+            "a tenant's file has mistakes: it is served as it was before"
+        } else {
+            "a tenant's file has mistakes: it isn't served"
+        };
+        for mistake in &self.mistakes {
+            tracing::error!(%mistake, "{served}");
+        }
+    }
 }
 
 impl Registry {
-    /// Reads every `*.yaml` of the directory. A wrong file is kept as an error
-    /// and takes nobody else down; so is a `*.yml`, which would be a second file for one tenant.
-    ///
-    /// # Errors
-    /// The directory itself can't be read.
-    pub fn load(dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> io::Result<Self> {
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(dir)? {
-            let path = entry?.path();
-            let hidden = path
-                .file_name()
-                .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            // A mounted ConfigMap's files are links: ask what they lead to.
-            if !hidden
-                && path
-                    .extension()
-                    .is_some_and(|ext| ext == "yaml" || ext == "yml")
-                && path.is_file()
-            {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        let mut contents = Contents::default();
-        let mut accounts = HashMap::new();
-        for path in paths {
-            let read = if path.extension().is_some_and(|ending| ending == "yml") {
-                let renamed = "a tenant's file ends in .yaml; rename it, or remove it";
-                Err(Mistakes::sorted(vec![Mistake::of_file(&path, renamed)]))
-            } else {
-                file::read(&path, env)
-            };
-            match read {
-                Ok(tenant) if accounts.contains_key(tenant.clave()) => {
-                    let other = accounts.get(tenant.clave()).map(ToString::to_string);
-                    let what = format!(
-                        "clave: names the same account as the tenant {}; a change through one would not show through the other: keep one, with `users` for who is who",
-                        other.unwrap_or_default()
-                    );
-                    let mistakes = Mistakes::sorted(vec![Mistake::of_file(&path, what)]);
-                    contents.errors.push(TenantFileError { path, mistakes });
-                }
-                Ok(tenant) => {
-                    accounts.insert(tenant.clave().clone(), tenant.id().clone());
-                    contents
-                        .tenants
-                        .insert(tenant.id().clone(), Arc::new(tenant));
-                }
-                Err(mistakes) => contents.errors.push(TenantFileError { path, mistakes }),
-            }
-        }
-        Ok(Self(Arc::new(contents)))
-    }
-
     /// A registry of tenants made in memory, for the demo.
     #[must_use]
     pub fn of(tenants: impl IntoIterator<Item = Tenant>) -> Self {
-        let tenants = tenants
-            .into_iter()
-            .map(|tenant| (tenant.id().clone(), Arc::new(tenant)))
-            .collect();
-        Self(Arc::new(Contents {
-            tenants,
-            errors: Vec::new(),
-        }))
+        let tenants = Tenants::new(tenants.into_iter().map(Arc::new), Vec::new());
+        Self(Arc::new(ArcSwap::from_pointee(tenants)))
+    }
+
+    /// The tenants as they are now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Tenants> {
+        self.0.load_full()
+    }
+
+    /// Puts others in their place, for whoever looks from now on.
+    pub fn replace(&self, tenants: Tenants) {
+        self.0.store(Arc::new(tenants));
+    }
+}
+
+impl Tenants {
+    pub(super) fn new(
+        tenants: impl IntoIterator<Item = Arc<Tenant>>,
+        errors: Vec<Arc<TenantFileError>>,
+    ) -> Self {
+        let mut this = Self {
+            errors,
+            ..Self::default()
+        };
+        for tenant in tenants {
+            for person in tenant.people() {
+                let named = this.by_person.entry(person).or_default();
+                if !named.iter().any(|other| other.id() == tenant.id()) {
+                    named.push(tenant.clone());
+                }
+            }
+            this.by_id.insert(tenant.id().clone(), tenant);
+        }
+        this
     }
 
     /// The tenant of that id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Arc<Tenant>> {
-        self.0.tenants.get(id)
+        self.by_id.get(id)
+    }
+
+    /// The tenants whose own rules name that caller.
+    pub fn naming<'t>(&'t self, claims: &'t Claims) -> impl Iterator<Item = &'t Arc<Tenant>> {
+        Person::of(claims)
+            .filter_map(|person| self.by_person.get(&person))
+            .flatten()
+            .filter(|tenant| tenant.names(claims))
+    }
+
+    /// Has every key that is new looked for in what goes out, until its credential is gone.
+    pub fn watch(&self, watchlist: &Watchlist) {
+        for tenant in self.iter() {
+            for credential in tenant.credentials() {
+                credential.watch(watchlist);
+            }
+        }
     }
 
     /// Every tenant that is served.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
-        self.0.tenants.values()
+        self.by_id.values()
     }
 
     /// How many tenants are served.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.tenants.len()
+        self.by_id.len()
     }
 
     /// Whether no tenant is served.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.tenants.is_empty()
+        self.by_id.is_empty()
     }
 
-    /// The files that aren't served.
+    /// The files that have mistakes.
     #[must_use]
-    pub fn errors(&self) -> &[TenantFileError] {
-        &self.0.errors
+    pub fn errors(&self) -> &[Arc<TenantFileError>] {
+        &self.errors
     }
 }

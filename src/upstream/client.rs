@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryFutureExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -17,8 +17,8 @@ use reqwest::redirect;
 
 use crate::{
     clock::Clock,
-    config::{self, upstream::BaseUrl},
-    tenants::{Clave, Credential, Presented},
+    config::{self, secret::Secret, upstream::BaseUrl},
+    tenants::{Clave, TenantId},
 };
 
 use super::{Encoding, Failure, Payload, Target, body::ImageBody};
@@ -48,6 +48,15 @@ pub(super) struct Client {
 struct RequestLabels {
     http_request_method: &'static str,
     http_response_status_code: u16,
+}
+
+/// Who a request says it is.
+#[derive(Clone, Copy)]
+pub(super) enum Shown<'a> {
+    /// The header `Api-key`.
+    ApiKey(&'a Secret),
+    /// A token, in `Authorization`.
+    Bearer(&'a Secret),
 }
 
 /// A successful answer.
@@ -103,29 +112,58 @@ impl Client {
     pub(super) async fn attempt(
         &self,
         clave: &Clave,
-        credential: &Credential,
+        tenant: &TenantId,
+        shown: Shown<'_>,
         target: &Target,
         payload: Option<&Payload>,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let url = target
-            .url(&self.base_url.for_clave(clave.as_str()))
-            .ok_or(Failure::Address)?;
-        let method = match payload {
-            None => Method::GET,
-            Some(Payload::Patch(_)) => Method::PATCH,
-            Some(Payload::Image { .. }) => Method::POST,
+        let (method, label) = match payload {
+            None => (Method::GET, "GET"),
+            Some(Payload::Patch(_)) => (Method::PATCH, "PATCH"),
+            Some(Payload::Image { .. }) => (Method::POST, "POST"),
         };
-        let label = match payload {
-            None => "GET",
-            Some(Payload::Patch(_)) => "PATCH",
-            Some(Payload::Image { .. }) => "POST",
-        };
-        let request = self.http.request(method, url).headers(headers(credential)?);
+        let request = self
+            .http
+            .request(method, self.url(clave, target)?)
+            .headers(headers(Some(shown))?);
         let request = match payload {
             None => request,
             Some(payload) => self.with_payload(request, payload),
         };
+        self.timed(request, tenant, label, deadline).await
+    }
+
+    /// A `POST` of JSON that says itself who it is.
+    pub(super) async fn log_in(
+        &self,
+        clave: &Clave,
+        tenant: &TenantId,
+        target: &Target,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let request = self
+            .http
+            .post(self.url(clave, target)?)
+            .headers(headers(None)?)
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        self.timed(request, tenant, "POST", deadline).await
+    }
+
+    fn url(&self, clave: &Clave, target: &Target) -> Result<url::Url, Failure> {
+        let base = self.base_url.for_clave(clave.as_str());
+        target.url(&base).ok_or(Failure::Address)
+    }
+
+    async fn timed(
+        &self,
+        request: reqwest::RequestBuilder,
+        tenant: &TenantId,
+        label: &'static str,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
         let started = self.clock.instant();
         let outcome = self
             .clock
@@ -146,7 +184,7 @@ impl Client {
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
         tracing::debug!(
-            tenant = credential.id().tenant().as_str(),
+            tenant = tenant.as_str(),
             method = label,
             status,
             duration_ms = took.as_secs_f64() * 1e3,
@@ -178,17 +216,24 @@ impl Client {
 }
 
 /// Everything that is sent beside the body's type and length.
-fn headers(credential: &Credential) -> Result<HeaderMap, Failure> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the wire is what a key or token is for"
+)]
+fn headers(shown: Option<Shown<'_>>) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    match credential.presented() {
-        Presented::ApiKey(key) => {
-            #[expect(clippy::disallowed_methods, reason = "the wire is what the key is for")]
-            let mut value = HeaderValue::from_str(key.expose()).map_err(|_| Failure::Address)?;
-            value.set_sensitive(true);
-            headers.insert(API_KEY, value);
+    let (name, value) = match shown {
+        None => return Ok(headers),
+        Some(Shown::ApiKey(key)) => (API_KEY, HeaderValue::from_str(key.expose())),
+        Some(Shown::Bearer(token)) => {
+            let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
+            (AUTHORIZATION, value)
         }
-    }
+    };
+    let mut value = value.map_err(|_| Failure::Address)?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
     Ok(headers)
 }
 

@@ -39,9 +39,15 @@ pub enum Failure {
         /// Its own `Retry-After`, where it sent one.
         retry_after: Option<Duration>,
     },
-    /// 401 or 403.
+    /// 401 or 403; or the login was refused, with whatever status.
     #[error("it refused the credential with {0}")]
     CredentialRejected(u16),
+    /// The login that comes first failed. Nothing of the request was sent.
+    #[error("no login could be had: {0}")]
+    Login(Box<Failure>),
+    /// The answer to a login has nothing in it that could be presented.
+    #[error("the answer to the login can't be read")]
+    LoginUnreadable,
     /// 404.
     #[error("it has no such record")]
     NotFound,
@@ -85,6 +91,8 @@ impl Failure {
             | Self::Broken
             | Self::Timeout
             | Self::Oversized { .. }
+            | Self::Login(_)
+            | Self::LoginUnreadable
             | Self::Abandoned
             | Self::Address => None,
             Self::RateLimited { .. } => Some(429),
@@ -109,6 +117,8 @@ impl Failure {
             | Self::Connect
             | Self::RateLimited { .. }
             | Self::CredentialRejected(_)
+            | Self::Login(_)
+            | Self::LoginUnreadable
             | Self::NotFound
             | Self::Rejected { .. }
             | Self::TooLarge
@@ -127,9 +137,11 @@ impl Failure {
             | Self::Broken
             | Self::Timeout => true,
             Self::Status(status) => *status >= 500,
+            Self::Login(failure) => failure.is_outage(),
             Self::Paused { .. }
             | Self::RateLimited { .. }
             | Self::CredentialRejected(_)
+            | Self::LoginUnreadable
             | Self::NotFound
             | Self::Rejected { .. }
             | Self::TooLarge

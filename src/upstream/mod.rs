@@ -2,8 +2,8 @@
 //! answers, failures in our own words. What an answer means is the resources' business.
 //!
 //! This file is the whole rule of a request: the tenant's breaker lets it pass, the
-//! credential's queue gives it a turn at the credential's pace, it is sent, both are told
-//! what came of it, and where it may be sent again it is. `docs/upstream.md` has the
+//! credential's queue gives it a turn at the credential's pace, it is sent as who the credential
+//! is (`presented.rs`), both are told what came of it, and where it may be sent again it is. `docs/upstream.md` has the
 //! same in words and pictures.
 
 mod body;
@@ -12,10 +12,15 @@ mod client;
 mod cursor;
 mod failure;
 mod fair;
+mod health;
+mod login;
 mod pace;
 mod paging;
+mod presented;
 mod queue;
 mod retry;
+mod rotation;
+mod session;
 mod target;
 mod tenants;
 
@@ -36,7 +41,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config,
-    tenants::{Clave, Credential, TenantId},
+    tenants::{Clave, Credential, KeySlot, Presented, TenantId},
+    watchlist::Watchlist,
 };
 
 pub use body::{Encoding, Payload};
@@ -44,6 +50,7 @@ pub use breaker::BreakerState;
 pub use client::{Answer, ClientError};
 pub use cursor::{CursorKey, InvalidCursor};
 pub use failure::Failure;
+pub use health::RefusedCredential;
 pub use paging::{Page, PageLinks, Unsealable};
 pub use queue::{Joining, Lane, Party};
 pub use retry::Jitter;
@@ -51,8 +58,13 @@ pub use target::Target;
 
 use breaker::{Admission, Epoch, TRIAL_RETRY};
 use client::Client;
-use queue::{Queues, Turn};
+use cursor::CursorSeed;
+use health::Health;
+use login::Logins;
+use presented::{Identity, SendError, Sending};
+use queue::Queues;
 use retry::{Effect, MAX_ATTEMPTS, Reason};
+use session::Sessions;
 use tenants::Tenants;
 
 /// How long a trial may take.
@@ -66,6 +78,9 @@ struct Parts {
     client: Client,
     queues: Queues,
     tenants: Tenants,
+    sessions: Sessions,
+    logins: Logins,
+    health: Health,
     timeouts: Timeouts,
     clock: Clock,
     jitter: Jitter,
@@ -114,8 +129,10 @@ struct Deadlines {
 
 /// How one attempt failed.
 enum Attempted {
-    /// Before anything was sent.
+    /// Before anything was sent, and there is nothing to be tried again.
     NotSent(Failure),
+    /// A login that it waited for failed.
+    NotLoggedIn(Failure),
     /// After.
     Sent(Failure),
 }
@@ -129,6 +146,7 @@ impl Upstream {
         config: &config::upstream::Upstream,
         clock: Clock,
         jitter: Jitter,
+        watchlist: Watchlist,
         metrics: &mut MetricRegistry,
     ) -> Result<Self, ClientError> {
         let waits = client::histogram();
@@ -152,6 +170,9 @@ impl Upstream {
                 metrics,
             ),
             tenants: Tenants::new(clock.clone(), jitter.clone(), metrics),
+            sessions: Sessions::new(clock.clone(), watchlist),
+            logins: Logins::new(metrics),
+            health: Health::new(clock.clone(), metrics),
             timeouts: Timeouts {
                 queue: config.queue_timeout,
                 answer: config.timeout,
@@ -169,7 +190,57 @@ impl Upstream {
     /// # Errors
     /// Any answer but 2xx, or none.
     pub async fn get(&self, request: Request<'_>) -> Result<Bytes, Failure> {
-        Ok(self.request(request, None).await?.body)
+        Ok(self.request(request, None, None).await?.body)
+    }
+
+    /// The body of a cheap `GET` with one key of a pair, whichever is active. Where the ERP
+    /// refuses it, nothing else is tried.
+    ///
+    /// # Errors
+    /// Any answer but 2xx, or none.
+    pub async fn probe(
+        &self,
+        clave: &Clave,
+        credential: &Arc<Credential>,
+        key: KeySlot,
+    ) -> Result<Bytes, Failure> {
+        let request = Request {
+            clave,
+            credential,
+            target: &Target::cheapest(),
+            party: &Party::alone(Lane::Trial),
+            abandoned: &CancellationToken::new(),
+        };
+        Ok(self.request(request, None, Some(key)).await?.body)
+    }
+
+    /// Sees to it that a credential that logs in has a session; others need none.
+    ///
+    /// # Errors
+    /// [`Failure::CredentialRejected`] where the ERP refuses the login, or why there is no answer.
+    pub async fn log_in(&self, clave: &Clave, credential: &Arc<Credential>) -> Result<(), Failure> {
+        let party = Party::alone(Lane::Trial);
+        let request = Request {
+            clave,
+            credential,
+            target: &Target::cheapest(),
+            party: &party,
+            abandoned: &CancellationToken::new(),
+        };
+        let identity = self.0.identity(credential);
+        let until = self.0.clock.instant() + self.0.timeouts.answer;
+        let epoch = self.admit(request)?;
+        let turn = party
+            .turn(&self.0.queues.of(credential.id()), until)
+            .await?;
+        let sending = Sending {
+            request,
+            payload: None,
+            epoch,
+            until,
+            identity: &identity,
+        };
+        self.0.prepare(&sending, turn).await
     }
 
     /// Sends a change.
@@ -177,7 +248,26 @@ impl Upstream {
     /// # Errors
     /// Any answer but 2xx, or none; [`Failure::is_certain`] says whether it may have been made.
     pub async fn send(&self, request: Request<'_>, payload: &Payload) -> Result<Answer, Failure> {
-        self.request(request, Some(payload)).await
+        self.request(request, Some(payload), None).await
+    }
+
+    /// Seals and opens the cursors of that credential. The first time it may take a fifth of a second
+    /// where they are sealed under a password.
+    pub async fn cursor_key(&self, credential: &Arc<Credential>) -> Option<CursorKey> {
+        let slot = match credential.presented() {
+            Presented::ApiKey(keys) => return CursorKey::of_keys(credential.id(), keys),
+            Presented::Login(_) => self.0.sessions.of(credential)?,
+        };
+        let derive = || {
+            let credential = credential.clone();
+            let derived = tokio::task::spawn_blocking(move || match credential.presented() {
+                Presented::Login(login) => Some(CursorSeed::of_login(credential.id(), login)),
+                Presented::ApiKey(_) => None,
+            });
+            async { derived.await.ok().flatten() }
+        };
+        let seed = slot.cursor_seed(derive).await?;
+        CursorKey::of_seed(credential.id(), &seed)
     }
 
     /// How long a request waits for its turn at most.
@@ -192,10 +282,26 @@ impl Upstream {
         self.0.tenants.broken()
     }
 
+    /// Credentials that the ERP refuses.
+    #[must_use]
+    pub fn refused_credentials(&self) -> Vec<RefusedCredential> {
+        self.0.health.all_refused()
+    }
+
+    /// Drops all that is known of a tenant that is no more: sessions, queues, breaker, metrics.
+    pub fn forget(&self, tenant: &TenantId) {
+        let parts = &self.0;
+        parts.sessions.forget(tenant);
+        parts.queues.forget(tenant);
+        parts.tenants.forget(tenant);
+        parts.health.forget(tenant);
+    }
+
     async fn request(
         &self,
         request: Request<'_>,
         payload: Option<&Payload>,
+        key: Option<KeySlot>,
     ) -> Result<Answer, Failure> {
         let parts = &self.0;
         let tenant = request.credential.id().tenant();
@@ -205,7 +311,11 @@ impl Upstream {
         let mut failed: Option<Failure> = None;
         let mut again: Option<Reason> = None;
         for attempt in 1.. {
-            let outcome = self.attempt(request, payload, deadlines).await;
+            let identity = match key {
+                Some(key) => Identity::TriedKey(key),
+                None => parts.identity(request.credential),
+            };
+            let outcome = self.attempt(request, payload, deadlines, &identity).await;
             if let (Some(reason), Ok(_) | Err(Attempted::Sent(_))) = (again, &outcome) {
                 let reason = reason.as_str();
                 parts.retries.get_or_create(&RetryLabel { reason }).inc();
@@ -214,7 +324,7 @@ impl Upstream {
                 Ok(answer) => return Ok(answer),
                 // That there was no second turn says less than why one was wanted.
                 Err(Attempted::NotSent(failure)) => return Err(failed.unwrap_or(failure)),
-                Err(Attempted::Sent(failure)) => failure,
+                Err(Attempted::NotLoggedIn(failure) | Attempted::Sent(failure)) => failure,
             };
             let Some(reason) = retry::reason(effect, &failure) else {
                 return Err(failure);
@@ -248,8 +358,15 @@ impl Upstream {
         request: Request<'_>,
         payload: Option<&Payload>,
         deadlines: Deadlines,
+        identity: &Identity,
     ) -> Result<Answer, Attempted> {
         let parts = &self.0;
+        if let Some(status) = identity.refusal() {
+            // A refresh that nobody waited for may have been what was refused.
+            parts.health.refused(request.credential.id(), status);
+            let failure = Failure::CredentialRejected(status);
+            return Err(Attempted::NotSent(failure));
+        }
         self.admit(request).map_err(Attempted::NotSent)?;
         let queue = parts.queues.of(request.credential.id());
         let queued = parts.clock.instant();
@@ -263,10 +380,18 @@ impl Upstream {
         let epoch = self.admit(request).map_err(Attempted::NotSent)?;
         let turn = turn.map_err(Attempted::NotSent)?;
         let until = (parts.clock.instant() + deadlines.answer).min(deadlines.end);
-        parts
-            .send(request, payload, turn, epoch, until)
-            .await
-            .map_err(Attempted::Sent)
+        let sending = Sending {
+            request,
+            payload,
+            epoch,
+            until,
+            identity,
+        };
+        let outcome = parts.send(sending, turn).await;
+        outcome.map_err(|error| match error {
+            SendError::Sent(failure) => Attempted::Sent(failure),
+            SendError::NotSent(failure) => Attempted::NotLoggedIn(failure),
+        })
     }
 
     /// Asks the breaker; where it is time for its trial, begins that.
@@ -306,7 +431,17 @@ impl Upstream {
                         party: &Party::alone(Lane::Trial),
                         abandoned: &CancellationToken::new(),
                     };
-                    let _ = parts.send(trial, None, turn, epoch, until).await;
+                    let sending = Sending {
+                        request: trial,
+                        payload: None,
+                        epoch,
+                        until,
+                        identity: &parts.identity(&credential),
+                    };
+                    if let Err(SendError::NotSent(_)) = parts.send(sending, turn).await {
+                        let tenant = credential.id().tenant();
+                        parts.tenants.trial_was_not_sent(tenant, epoch);
+                    }
                 }
                 Err(_) => parts
                     .tenants
@@ -328,46 +463,5 @@ impl Parts {
             answer,
             end: turn + answer,
         }
-    }
-
-    /// Sends once, and tells pace and breaker what came of it.
-    async fn send(
-        &self,
-        request: Request<'_>,
-        payload: Option<&Payload>,
-        mut turn: Turn,
-        epoch: Epoch,
-        until: Instant,
-    ) -> Result<Answer, Failure> {
-        let Request {
-            clave,
-            credential,
-            target,
-            ..
-        } = request;
-        turn.begin();
-        let outcome = self
-            .client
-            .attempt(clave, credential, target, payload, until)
-            .await;
-        // The breaker first: whoever has the next turn asks it.
-        let tenant = credential.id().tenant();
-        if self.tenants.judge(tenant, target, epoch, &outcome) {
-            self.queues.refuse_all(tenant);
-        }
-        match &outcome {
-            Err(Failure::RateLimited { retry_after }) => {
-                tracing::warn!(
-                    tenant = tenant.as_str(),
-                    credential = &**credential.id().name(),
-                    retry_after_s = retry_after.map(|it| it.as_secs()),
-                    "the ERP limits the rate: everybody on this credential waits"
-                );
-                turn.refused(*retry_after);
-            }
-            Err(failure) if failure.is_outage() => turn.failed(),
-            Ok(_) | Err(_) => turn.accepted(),
-        }
-        outcome
     }
 }

@@ -3,7 +3,7 @@
 
 use url::Url;
 
-use super::cursor::{CursorKey, Parameters};
+use super::cursor::CursorKey;
 
 /// The most records of a page, in our API and in the ERP's practice.
 const MAX_LIMIT: u64 = 100;
@@ -86,7 +86,7 @@ impl PageLinks {
 }
 
 /// The query of an absolute or relative link.
-fn parameters(link: &str) -> Option<Parameters> {
+fn parameters(link: &str) -> Option<Vec<(String, String)>> {
     let anywhere = Url::parse("http://upstream.invalid/").ok()?;
     let link = anywhere.join(link).ok()?;
     Some(link.query_pairs().into_owned().collect())

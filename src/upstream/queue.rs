@@ -182,6 +182,12 @@ impl Queues {
         queue
     }
 
+    /// Drops a tenant's queues; those who wait in them still have their turns.
+    pub(super) fn forget(&self, tenant: &TenantId) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|id, _| id.tenant() != tenant);
+    }
+
     /// Refuses all who wait for a tenant's ERP.
     pub(super) fn refuse_all(&self, tenant: &TenantId) {
         let queues: Vec<_> = {

@@ -49,6 +49,8 @@ pub(super) fn reason(effect: Effect, failure: &Failure) -> Option<Reason> {
         (Failure::Connect, _) => Some(Reason::Connect),
         (Failure::RateLimited { .. }, _) => Some(Reason::RateLimited),
         (Failure::Status(502..=504), Effect::Read) => Some(Reason::Unavailable),
+        // Nothing of the request was sent, so a write is as good as a read.
+        (Failure::Login(failure), _) => reason(Effect::Read, failure),
         _ => None,
     }
 }
@@ -144,6 +146,8 @@ mod tests {
             (Failure::Timeout, false, false),
             (Failure::NotFound, false, false),
             (Failure::CredentialRejected(401), false, false),
+            (Failure::Login(Box::new(Failure::Status(503))), true, true),
+            (Failure::Login(Box::new(Failure::Timeout)), false, false),
         ] {
             assert_eq!(reason(Effect::Read, &failure).is_some(), read, "{failure}");
             assert_eq!(

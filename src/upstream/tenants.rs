@@ -15,7 +15,7 @@ use prometheus_client::{
 use crate::{clock::Clock, tenants::TenantId};
 
 use super::{
-    Answer, BreakerState, Failure, Jitter, Target,
+    BreakerState, Failure, Jitter, Target,
     breaker::{Admission, Breaker, Epoch, Outage},
     retry::Budget,
 };
@@ -81,7 +81,7 @@ impl Tenants {
         tenant: &TenantId,
         target: &Target,
         epoch: Epoch,
-        outcome: &Result<Answer, Failure>,
+        outcome: Result<(), &Failure>,
     ) -> bool {
         let state = self.state(tenant);
         let mut state = lock(&state);
@@ -115,7 +115,7 @@ impl Tenants {
             BreakerState::Open | BreakerState::HalfOpen => {
                 tracing::warn!(
                     tenant = tenant.as_str(),
-                    cause = outcome.as_ref().err().map(tracing::field::display),
+                    cause = outcome.err().map(tracing::field::display),
                     "the ERP fails: it isn't asked until a trial succeeds"
                 );
                 true
@@ -152,6 +152,15 @@ impl Tenants {
         broken.map(|(id, state)| (id.clone(), *state)).collect()
     }
 
+    /// Drops what is known of a tenant.
+    pub(super) fn forget(&self, tenant: &TenantId) {
+        lock(&self.states).remove(tenant);
+        if lock(&self.known).remove(tenant).is_some() {
+            let tenant = tenant.to_string();
+            self.gauges.remove(&TenantLabel { tenant });
+        }
+    }
+
     fn show(&self, tenant: &TenantId, state: BreakerState) {
         let mut known = lock(&self.known);
         if known.len() < MOST_LABELS || known.contains_key(tenant) {
@@ -173,4 +182,37 @@ impl Tenants {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn a_forgotten_tenant_begins_anew_and_leaves_no_series() {
+        let mut metrics = MetricRegistry::default();
+        let tenants = Tenants::new(Clock::manual(), Jitter::none(), &mut metrics);
+        let (carper, norte) = (
+            "carper".parse().expect("an id"),
+            "norte".parse().expect("an id"),
+        );
+        let is_open = |tenant| !matches!(tenants.admit(tenant, || true), Admission::Pass(_));
+        for tenant in [&carper, &norte] {
+            for _ in 0..5 {
+                let Admission::Pass(epoch) = tenants.admit(tenant, || true) else {
+                    panic!("it is closed")
+                };
+                tenants.judge(tenant, &Target::cheapest(), epoch, Err(&Failure::Connect));
+            }
+            assert!(is_open(tenant));
+        }
+        tenants.forget(&carper);
+        assert!(!is_open(&carper) && is_open(&norte));
+        assert_eq!(tenants.broken().len(), 1);
+        let mut text = String::new();
+        encode(&mut text, &metrics).expect("it can be encoded");
+        assert!(!text.contains("carper") && text.contains("norte"), "{text}");
+    }
 }

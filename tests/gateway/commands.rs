@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{fixture, leaks};
+use crate::harness::{
+    fixture, leaks,
+    provider::{Key, Manner, Provider},
+};
 
 fn llavero() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llavero"));
@@ -256,6 +259,31 @@ async fn serve_and_sim_work_as_two_processes() {
     assert!(live.status.success(), "{}", stdout(&live));
     assert!(stdout(&live).contains("carper: default: accepted"));
 
+    let tenant = dir.path().join("tenants/carper.yaml");
+    let credentials = "clave: carper\ncredentials:\n  \
+         default: {api_key: [sim-key-carper-default, sim-key-carper-none]}\n  \
+         jwt: {login: {username: app-tecnicos, password: demo}}\n  \
+         key: {login: {username: app-tecnicos, password: demo, mode: api_key}}\n  \
+         wrong: {login: {username: app-tecnicos, password: dem0}}\n";
+    fs::write(tenant, credentials).unwrap();
+    let live = run(&["check", "--live", "--config", config.to_str().unwrap()]);
+    assert!(!live.status.success());
+    let told = stdout(&live);
+    let refused = "the ERP can't be used with it: it refused the credential with 401";
+    for line in [
+        "carper: default: accepted".to_owned(),
+        format!("carper: default (next key): {refused}"),
+        "carper: jwt (login): accepted".to_owned(),
+        "carper: jwt: accepted".to_owned(),
+        "carper: key (login): accepted".to_owned(),
+        "carper: key: accepted".to_owned(),
+        format!("carper: wrong (login): {refused}"),
+        "norte: default: accepted".to_owned(),
+    ] {
+        assert!(told.lines().any(|it| it == line), "{line}\n{told}");
+    }
+    assert!(!told.contains("wrong:") && !told.contains("dem0"), "{told}");
+
     serve.signal("TERM");
     assert!(serve.0.wait().unwrap().success(), "a drain ends well");
     let health = llavero()
@@ -475,6 +503,63 @@ fn check_refuses_keys_that_no_token_could_be_verified_with() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_asks_providers_only_where_it_may() {
+    let (up, down) = (
+        Provider::start(&[&Key::es256("a"), &Key::es256("b")]).await,
+        Provider::start(&[]).await,
+    );
+    down.answers(Manner::Status(404, None));
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), free(), free(), free());
+    let config = dir.path().join("llavero.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let issuers = [&up, &down].map(|provider| {
+        format!(
+            "    - {{issuer: \"{}\", audience: [llavero], algorithms: [ES256], jwks_url: \"{}\"}}\n",
+            provider.issuer(),
+            provider.keys_url()
+        )
+    });
+    let text = text.replace(
+        "auth:\n  issuers:\n",
+        &format!(
+            "auth:\n  jwks: {{allow_loopback_http: true}}\n  issuers:\n{}",
+            issuers.concat()
+        ),
+    );
+    fs::write(&config, text).unwrap();
+    let check = async |more: &[&str]| {
+        let arguments = [&["check", "--config", config.to_str().unwrap()], more].concat();
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        tokio::task::spawn_blocking(move || llavero().args(arguments).output().unwrap())
+            .await
+            .unwrap()
+    };
+    let form = check(&[]).await;
+    assert!(form.status.success(), "{}", stdout(&form));
+    assert_eq!((up.asked(), down.asked()), (0, 0));
+
+    let live = check(&["--live"]).await;
+    assert_eq!(live.status.code(), Some(1));
+    let told = stdout(&live);
+    for line in [
+        format!("{}: 2 keys", up.issuer()),
+        format!(
+            "{}: its keys can't be fetched: the status was 404",
+            down.issuer()
+        ),
+    ] {
+        assert!(told.contains(&line), "{line} is missing in {told}");
+    }
+    let summary = String::from_utf8_lossy(&live.stderr);
+    assert!(
+        summary.contains("1 issuer and 2 credentials failed"),
+        "{summary}"
+    );
+    assert_eq!((up.asked(), down.asked()), (1, 1));
+}
+
 #[test]
 fn two_tenants_are_not_one_account() {
     let dir = tempfile::tempdir().unwrap();
@@ -501,4 +586,165 @@ fn who_stops_reading_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn check_explains_what_a_token_would_get() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), free(), free(), free());
+    write(
+        dir.path(),
+        "tenants/carper.yaml",
+        "clave: carper\ncredentials:\n  default: {api_key: {file: ../secrets/carper}}\n  campo: {api_key: {file: ../secrets/norte}}\n\
+         users:\n  - {match: {scope: 'rol:tecnico'}, credential: campo, scopes: [ordenes:read]}\n  - {match: {iss: 'https://ec.example.com/', email: eva@example.com}, credential: default}\n",
+    );
+    let config = dir.path().join("llavero.yaml");
+    let explain = |arguments: &str| {
+        let mut all = vec!["check", "--config", config.to_str().unwrap(), "--explain"];
+        all.extend(arguments.split(' '));
+        let output = run(&all);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), stdout(&output) + &told)
+    };
+    let ec = "--issuer https://ec.example.com/ --sub ana";
+    for (arguments, good, told) in [
+        (
+            format!(
+                "{ec} --tenant carper --scope ordenes:read --scope ordenes:write --scope rol:tecnico"
+            ),
+            true,
+            &[
+                "users[0]: scope is rol:tecnico: yes -> it is the first that matches",
+                "with the credential campo (api_key)",
+                "scopes: ordenes:read\n",
+            ][..],
+        ),
+        (
+            format!("{ec} --email Eva@example.com --scope ordenes:read"),
+            true,
+            &[
+                "tenant carper: its `users` names this caller",
+                "users[0]: scope is rol:tecnico: no -> passed over",
+                "with the credential default",
+            ],
+        ),
+        (
+            "--issuer https://rsa.example.com/ --sub ana --email eva@example.com".to_owned(),
+            false,
+            &["together with `iss`", "403 tenant-not-allowed"],
+        ),
+        (
+            format!("{ec} --tenant carper"),
+            false,
+            &["no rule matches", "403 tenant-not-allowed"],
+        ),
+        (
+            format!("{ec} --tenant nadie"),
+            false,
+            &["there is none of that id", "403"],
+        ),
+        (
+            format!("{ec} --tenant norte"),
+            false,
+            &[
+                "everybody acts with the credential default",
+                "403 insufficient-scope",
+            ],
+        ),
+        (
+            "--sub ana".to_owned(),
+            false,
+            &["say whose token it is, with --issuer"],
+        ),
+    ] {
+        let (is_good, text) = explain(&arguments);
+        assert_eq!(is_good, good, "{arguments}\n{text}");
+        for expected in told {
+            assert!(
+                text.contains(expected),
+                "{expected:?} is missing in\n{text}"
+            );
+        }
+        assert!(!text.contains("sim-key-"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reloads_and_opens_the_audit_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free(), free());
+    configure(dir.path(), free(), listen, admin);
+    let config = dir.path().join("llavero.yaml");
+    let audit = dir.path().join("audit.jsonl");
+    let log = dir.path().join("log");
+    let serve = Running(
+        llavero()
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .env(
+                "LLAVERO__AUDIT__OUTPUT",
+                format!("{{file: {}}}", audit.display()),
+            )
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for(listen);
+    wait_for(admin);
+    fs::rename(&audit, dir.path().join("audit.jsonl.1")).unwrap();
+    serve.signal("HUP");
+    let begun = Instant::now();
+    let tells = |line: &str| fs::read_to_string(&log).unwrap().contains(line);
+    while !audit.exists() || !tells("reloading") {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "nothing is reloaded"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // What can't be dumped can't be read by its own user either.
+    let environment = fs::File::open(format!("/proc/{}/environ", serve.0.id()));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serve.0.id())).unwrap();
+    assert!(
+        limits.lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.starts_with(&["Max", "core", "file", "size", "0", "0"])
+        }),
+        "{limits}"
+    );
+    drop(environment);
+}
+
+/// What a process logs is nobody's duty to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free(), free());
+    configure(dir.path(), free(), listen, admin);
+    let config = dir.path().join("llavero.yaml");
+    let mut serve = Running(
+        llavero()
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for(listen);
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .unwrap();
+    // Far more than a pipe holds.
+    for _ in 0..600 {
+        let url = format!("http://{listen}/nowhere");
+        assert_eq!(client.get(url).send().await.unwrap().status(), 404);
+    }
+    serve.signal("TERM");
+    let begun = Instant::now();
+    while serve.0.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it doesn't end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

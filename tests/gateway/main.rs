@@ -8,13 +8,21 @@
 
 mod harness;
 
+mod attacks;
+mod audit;
 mod cache;
 mod canaries;
 mod commands;
 mod connections;
+mod credentials;
 mod detail;
+mod fuzzing;
 mod identity;
+mod isolation;
+mod jwks;
+mod keys_in_answers;
 mod lies;
+mod limits;
 mod list;
 mod model;
 mod odd_answers;
@@ -22,7 +30,9 @@ mod operators;
 mod patch;
 mod pressure;
 mod reference;
+mod reload;
 mod rooms;
+mod rotation;
 mod stale;
 mod sweep;
 mod tenancy;

@@ -1,15 +1,12 @@
-//! What operators see: probes, metrics, the request line, audit records, the drain.
+//! What operators see: probes, metrics, the request line, the drain.
 
 use std::time::Duration;
 
 use llavero_simulator::{Faults, StatusFault};
-use reqwest::{
-    Method,
-    multipart::{Form, Part},
-};
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{World, leaks, photo};
+use crate::harness::{World, leaks};
 
 async fn admin(world: &World, path: &str) -> (u16, String) {
     let reply = world
@@ -140,133 +137,6 @@ async fn each_request_leaves_one_line() {
     assert_eq!(request_line(&lines)["status"], 404);
 }
 
-fn audit_line(lines: &[Value]) -> &Value {
-    let found: Vec<_> = lines
-        .iter()
-        .filter(|line| line["target"] == "audit")
-        .collect();
-    let [line] = found[..] else {
-        panic!("one record a write: {lines:?}")
-    };
-    line
-}
-
-#[tokio::test]
-async fn each_write_leaves_one_audit_record() {
-    let world = World::start().await;
-    let _time = world.time_flies();
-    let change = Some(json!({"status": "cancelada"}));
-    let lines = lines_of(
-        &world,
-        "audit-of-a-change",
-        Method::PATCH,
-        "/v1/ordenes/11001",
-        change.clone(),
-    )
-    .await;
-    let record = audit_line(&lines);
-    for (name, value) in [
-        ("issuer", json!("https://ec.example.com/")),
-        ("sub", json!("ana")),
-        ("tenant", json!("carper")),
-        ("credential", json!("default")),
-        ("operation", json!("modificar_orden")),
-        ("orden", json!(11001)),
-        ("outcome", json!("done")),
-        ("upstream_status", json!(200)),
-        ("request_id", json!("audit-of-a-change")),
-    ] {
-        assert_eq!(record[name], value, "{name}");
-    }
-    for (id, faults, outcome, status) in [
-        (
-            "audit-refused",
-            Faults {
-                status: Some(StatusFault::new(400)),
-                ..Faults::default()
-            },
-            "refused",
-            json!(400),
-        ),
-        (
-            "audit-limited",
-            Faults {
-                status: Some(StatusFault::new(429)),
-                ..Faults::default()
-            },
-            "refused",
-            json!(429),
-        ),
-        (
-            "audit-unsure",
-            Faults {
-                status: Some(StatusFault::new(500)),
-                ..Faults::default()
-            },
-            "unknown",
-            json!(500),
-        ),
-        (
-            "audit-cut",
-            Faults {
-                truncate: true,
-                ..Faults::default()
-            },
-            "unknown",
-            json!(null),
-        ),
-    ] {
-        world.faults("carper", faults);
-        let lines = lines_of(
-            &world,
-            id,
-            Method::PATCH,
-            "/v1/ordenes/11001",
-            change.clone(),
-        )
-        .await;
-        let record = audit_line(&lines);
-        assert_eq!(
-            (&record["outcome"], &record["upstream_status"]),
-            (&json!(outcome), &status),
-            "{id}"
-        );
-    }
-    world.faults("carper", Faults::default());
-    let lines = lines_of(
-        &world,
-        "audit-of-a-read",
-        Method::GET,
-        "/v1/ordenes/11001",
-        None,
-    )
-    .await;
-    assert!(lines.iter().all(|line| line["target"] != "audit"));
-}
-
-#[tokio::test]
-async fn an_uploads_record_has_the_images_digest_and_size() {
-    let world = World::start().await;
-    let form = Form::new()
-        .text("proceso", "antes")
-        .part("imagen", Part::bytes(photo("sony-rx1r.jpg")));
-    let request = world
-        .request(Method::POST, "/v1/ordenes/11001/imagenes")
-        .header("x-request-id", "audit-of-an-upload")
-        .multipart(form);
-    world.send(request).await.ok(201);
-    let lines = leaks::lines_with("audit-of-an-upload");
-    let record = audit_line(&lines);
-    assert_eq!(
-        record["image_sha256"],
-        "b18f195ae3ac02b34ec58051f579d934d12361eb558ed22a96435cf6fcd18a12"
-    );
-    assert_eq!(
-        (&record["image_bytes"], &record["operation"]),
-        (&json!(40678), &json!("adjuntar_imagen"))
-    );
-}
-
 #[tokio::test]
 async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
     let mut world = World::configured("server:\n  drain_delay: 0s\n  shutdown_grace: 1s\n").await;
@@ -285,8 +155,8 @@ async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
     assert!(leaving.send().await.unwrap_err().is_timeout());
     world.shutdown.cancel();
     (&mut world.served).await.unwrap().unwrap();
-    let lines = leaks::lines_with("caller-who-left");
-    assert_eq!(audit_line(&lines)["outcome"], "done");
+    let record = world.record_of("caller-who-left").await;
+    assert_eq!(record["outcome"], "done");
 }
 
 #[tokio::test]

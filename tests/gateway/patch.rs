@@ -102,6 +102,28 @@ async fn a_body_that_is_no_object_is_malformed() {
 }
 
 #[tokio::test]
+async fn a_member_that_is_there_twice_is_named() {
+    let world = World::start().await;
+    for (body, pointer) in [
+        (r#"{"status":"abierta","status":"terminada"}"#, "/status"),
+        (r#"{"status":"abierta","\u0073tatus":"abierta"}"#, "/status"),
+        (
+            r#"{"prioridad":{"a":[{"b/c":1,"b/c":1}]}}"#,
+            "/prioridad/a/0/b~1c",
+        ),
+    ] {
+        let request = world
+            .request(Method::PATCH, "/v1/ordenes/11001")
+            .header("content-type", "application/json")
+            .body(body);
+        let reply = world.send(request).await;
+        reply.problem(400, "malformed-body");
+        assert_eq!(reply.named(), [pointer], "{body}");
+    }
+    assert!(world.received().is_empty());
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let world = World::start().await;
     let body = format!(r#"{{"descripcion": "{}"}}"#, "x".repeat(300 * 1024));

@@ -13,12 +13,19 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("operation", &[]),
     ("images", &[]),
-    ("identity", &["clock", "config"]),
-    ("tenants", &["config", "identity", "operation"]),
-    ("caller", &["identity", "operation", "problem", "tenants"]),
+    ("process", &[]),
+    ("i_json", &[]),
+    ("identity", &["clock", "config", "i_json"]),
+    ("tenants", &["config", "identity", "operation", "watchlist"]),
+    ("watchlist", &["clock", "config"]),
+    (
+        "caller",
+        &["identity", "operation", "problem", "telemetry", "tenants"],
+    ),
     ("cache", &["tenants"]),
-    ("telemetry", &["caller"]),
-    ("upstream", &["clock", "config", "tenants"]),
+    ("telemetry", &["clock", "config", "tenants"]),
+    ("limits", &["clock", "config", "tenants"]),
+    ("upstream", &["clock", "config", "tenants", "watchlist"]),
     (
         "exchange",
         &[
@@ -29,23 +36,41 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "telemetry",
             "tenants",
             "upstream",
+            "watchlist",
         ],
     ),
     (
         "problem",
-        &["caller", "exchange", "identity", "images", "upstream"],
+        &[
+            "caller", "exchange", "identity", "images", "limits", "upstream",
+        ],
     ),
-    ("extract", &["exchange", "images", "problem"]),
+    ("extract", &["exchange", "i_json", "images", "problem"]),
     (
         "layers",
         &[
+            "cache",
             "caller",
             "clock",
             "exchange",
             "identity",
+            "limits",
             "operation",
             "problem",
+            "telemetry",
             "tenants",
+            "watchlist",
+        ],
+    ),
+    (
+        "reload",
+        &[
+            "clock",
+            "exchange",
+            "identity",
+            "telemetry",
+            "tenants",
+            "watchlist",
         ],
     ),
     (
@@ -65,7 +90,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         ],
     ),
     ("router", &["app", "layers", "problem", "resources"]),
-    ("admin", &["exchange", "layers", "problem", "tenants"]),
+    (
+        "admin",
+        &["exchange", "identity", "layers", "problem", "tenants"],
+    ),
     ("server", &["admin", "app"]),
 ];
 

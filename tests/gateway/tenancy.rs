@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{World, with_clave};
+use crate::harness::{World, tokens::Signer, with_clave};
 
 #[tokio::test]
 async fn a_token_sees_its_own_tenants_orders_only() {
@@ -171,4 +171,123 @@ async fn nothing_of_the_callers_headers_reaches_the_erp() {
     let allowed = ["accept", "accept-encoding", "api-key", "host", "user-agent"];
     assert_eq!(received.headers, allowed);
     assert_eq!(received.credential.as_deref(), Some("app"));
+}
+
+/// A tenant's file with those rules.
+fn with_users(world: &World, users: &str) {
+    let file = format!(
+        "clave: {}\ncredentials: {{default: {{api_key: {{file: ../carper-default.key}}}}, tecnicos: {{api_key: {{file: ../carper-tecnicos.key}}}}}}\nusers:\n{users}",
+        with_clave("carper")
+    );
+    world.replace_file("tenants/carper.yaml", &file);
+}
+
+#[tokio::test]
+async fn a_tenant_may_name_its_people_instead_of_the_token() {
+    let world = World::start().await;
+    let nobody = world.token(&json!({"tenant": null}));
+    world
+        .get_as(&nobody, "/v1/ordenes/11001")
+        .await
+        .problem(403, "tenant-not-allowed");
+    world
+        .reloaded(|| {
+            with_users(&world, "\
+                - {match: {iss: 'https://ec.example.com/', sub: ana}, credential: default}\n\
+                - {match: {iss: 'https://ec.example.com/', email: [luis@example.com, Eva@Example.com]}, credential: tecnicos, scopes: [ordenes:read]}\n\
+                - {match: {sub: sin-emisor}, credential: default}\n\
+                - {match: {iss: 'https://rsa.example.com/', sub: otra}, credential: default}\n\
+                - {match: {iss: 'https://ec.example.com/', group: plantilla}, credential: default}\n");
+        })
+        .await;
+    world.get_as(&nobody, "/v1/ordenes/11001").await.ok(200);
+    // Whoever a token names another tenant for has that one only.
+    let elsewhere = world.token(&json!({"tenant": "norte"}));
+    world
+        .get_as(&elsewhere, "/v1/ordenes/11001")
+        .await
+        .problem(404, "not-found");
+    // Another issuer's ana is somebody else.
+    let other = world.token_by(Signer::Rs256, &json!({"tenant": null}));
+    world
+        .get_as(&other, "/v1/ordenes/11001")
+        .await
+        .problem(403, "tenant-not-allowed");
+    for (claims, may) in [
+        (json!({"sub": "x", "email": "luis@example.com"}), true),
+        (
+            json!({"sub": "x", "email": "eva@example.com", "email_verified": true}),
+            true,
+        ),
+        (
+            json!({"sub": "x", "email": "eva@example.com", "email_verified": false}),
+            false,
+        ),
+        (
+            json!({"sub": "x", "email": "eva@example.com", "email_verified": "false"}),
+            false,
+        ),
+        (
+            json!({"sub": "x", "email": "eva@example.com", "email_verified": 0}),
+            false,
+        ),
+        (json!({"sub": "x", "email": ["luis@example.com"]}), false),
+        (json!({"sub": "x", "email": "a luis@example.com"}), false),
+        // A rule that names nobody in person opens no tenant, nor does one for any issuer's.
+        (json!({"sub": "x", "groups": ["plantilla"]}), false),
+        (json!({"sub": "sin-emisor"}), false),
+        (json!({"sub": "otra", "groups": ["plantilla"]}), false),
+    ] {
+        let mut with = claims.clone();
+        with["tenant"] = json!(null);
+        let answer = world.get_as(&world.token(&with), "/v1/ordenes/11001").await;
+        let expected = if may { 200 } else { 403 };
+        assert_eq!(answer.status, expected, "{claims}");
+    }
+    let narrowed = world.token(&json!({"sub": "x", "tenant": null, "email": "luis@example.com"}));
+    let me = world.get_as(&narrowed, "/v1/me").await.ok(200);
+    assert_eq!(
+        (&me["tenant"], &me["scopes"]),
+        (&json!("carper"), &json!(["ordenes:read"]))
+    );
+}
+
+#[tokio::test]
+async fn a_rule_may_ask_for_any_claim() {
+    let world = World::start().await;
+    world
+        .reloaded(|| {
+            with_users(
+                &world,
+                "\
+                - {match: {group: [jefes, Field Technicians]}, credential: tecnicos}\n\
+                - {match: {app.nivel: '3'}, credential: tecnicos}\n\
+                - {match: {externo: 'true', scope: [a, b]}, credential: tecnicos}\n\
+                - {match: {}, credential: default}\n",
+            );
+        })
+        .await;
+    for (claims, tecnicos) in [
+        (json!({"groups": ["otros", "Field Technicians"]}), true),
+        (json!({"group": "jefes"}), true),
+        (json!({"groups": ["jefe"]}), false),
+        (json!({"groups": "otros jefes"}), false),
+        (json!({"app": {"nivel": 3}}), true),
+        (json!({"app": {"nivel": [1, 3]}}), true),
+        (json!({"app": {"nivel": 33}}), false),
+        (json!({"app": {"nivel": "x 3"}}), false),
+        (json!({"externo": true, "scope": "ordenes:read b"}), true),
+        (json!({"externo": true}), false),
+        (
+            json!({"externo": {"true": true}, "scope": "ordenes:read a"}),
+            false,
+        ),
+    ] {
+        // The technicians' user doesn't see this order.
+        let answer = world
+            .get_as(&world.token(&claims), "/v1/ordenes/11002")
+            .await;
+        let expected = if tecnicos { 404 } else { 200 };
+        assert_eq!(answer.status, expected, "{claims}");
+    }
 }

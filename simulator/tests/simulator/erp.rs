@@ -265,6 +265,44 @@ async fn both_logins_give_a_credential_that_works() {
 }
 
 #[tokio::test]
+async fn a_user_changes_tokens_are_revoked_and_refresh_tokens_rotate() {
+    let erp = Erp::start().await;
+    let seed = json!({
+        "users": [{"username": "ana", "password": "x", "api_key": "k"}],
+        "orders": 1, "rotate_refresh": true,
+    });
+    let door = format!("{}/_sim/tenants", erp.origin);
+    let put = |path: &str, body: &serde_json::Value| {
+        erp.client.put(format!("{door}/{path}")).json(body).send()
+    };
+    assert_eq!(put("rota", &seed).await.unwrap().status(), 200);
+    let post = async |path: &str, body: serde_json::Value| {
+        let address = format!("{}/rota/api/v2/{path}", erp.origin);
+        answer(erp.client.post(address).json(&body).send().await.unwrap()).await
+    };
+    let login = |password: &str| json!({"username": "ana", "password": password});
+    let (_, tokens) = post("token/", login("x")).await;
+    let (_, next) = post("refresh/", json!({"refresh": tokens["refresh"]})).await;
+    assert_ne!(next["refresh"], tokens["refresh"]);
+    let old = json!({"refresh": tokens["refresh"]});
+    assert_eq!(post("refresh/", old).await.0, 401, "it was good once");
+    let change = json!({"password": "y", "api_key": "l"});
+    assert_eq!(put("rota/users/ana", &change).await.unwrap().status(), 200);
+    assert_eq!(put("rota/users/eva", &change).await.unwrap().status(), 404);
+    assert_eq!(post("token/", login("x")).await.0, 401);
+    assert_eq!(post("token/", login("y")).await.0, 200);
+    let tokens = erp.client.delete(format!("{door}/rota/tokens")).send();
+    assert_eq!(tokens.await.unwrap().status(), 200);
+    let newest = json!({"refresh": next["refresh"]});
+    assert_eq!(post("refresh/", newest).await.0, 401);
+    for (key, status) in [("k", 401), ("l", 200)] {
+        let list = format!("{}/rota/api/v2/ordenes_servicio/", erp.origin);
+        let list = erp.client.get(list).header("Api-key", key).send();
+        assert_eq!(list.await.unwrap().status(), status);
+    }
+}
+
+#[tokio::test]
 async fn an_access_token_expires_and_can_be_refreshed() {
     let erp = Erp::start().await;
     erp.simulator.add_tenant(TenantSeed {

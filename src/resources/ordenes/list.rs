@@ -53,7 +53,8 @@ struct OrdenPage {
     results: Vec<Orden>,
 }
 
-static ORDENES: paged::List = paged::List {
+/// Orders, as a list.
+pub static ORDENES: paged::List = paged::List {
     path: "/v1/ordenes",
     collection: COLLECTION,
     translate,
@@ -61,7 +62,7 @@ static ORDENES: paged::List = paged::List {
 
 /// Orders in one state.
 #[derive(Debug, Clone)]
-pub(super) struct ByStatus(Option<u8>);
+pub struct ByStatus(Option<u8>);
 
 impl Filter for ByStatus {
     const NAMES: &'static [&'static str] = &["status"];

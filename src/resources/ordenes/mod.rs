@@ -9,6 +9,7 @@ mod list;
 mod patch;
 mod representation;
 
+pub use list::{ByStatus, ORDENES};
 pub use patch::DescripcionField;
 
 use utoipa_axum::{

@@ -1,6 +1,6 @@
 //! Planted secrets, and the search for them in everything that the gateway lets out.
 //!
-//! Every clave and Api-key of a test's world holds a mark that stands nowhere else;
+//! Every clave, Api-key and password of a test's world holds a mark that stands nowhere else;
 //! tokens have one by nature, and are registered when they are signed.
 
 use std::{
@@ -20,6 +20,8 @@ use tracing_subscriber::{
 pub const CLAVE_MARK: &str = "canario7f3a";
 /// In every Api-key; its JSON, URL and plain forms all differ.
 pub const KEY_MARK: &str = r#"llave"7f3a\+/=%&"#;
+/// In every password.
+pub const PASSWORD_MARK: &str = r#"contra"4e81\/&ña"#;
 /// In every body and header that an odd upstream sends.
 pub const UPSTREAM_MARK: &str = "palabras-del-erp-91c2";
 
@@ -35,6 +37,7 @@ static FORMS: LazyLock<Vec<Form>> = LazyLock::new(|| {
     let secrets = [
         ("a clave", CLAVE_MARK),
         ("an Api-key", KEY_MARK),
+        ("a password", PASSWORD_MARK),
         ("the upstream's words", UPSTREAM_MARK),
         ("a token", TOKEN_MARKS[0]),
         ("a token", TOKEN_MARKS[1]),

@@ -3,10 +3,11 @@
 //! log lines alike, is searched for planted secrets.
 
 pub mod leaks;
+pub mod provider;
 pub mod tokens;
 mod world;
 
-pub use world::{Reply, World, photo, with_clave};
+pub use world::{Reply, World, key, password, photo, with_clave};
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,12 @@
 //! The world itself, and what comes back from it.
 
-use std::{fmt::Write as _, fs, sync::Mutex, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use llavero::{
@@ -8,6 +14,7 @@ use llavero::{
     clock::Clock,
     config,
     server::{self, Drain, Stop},
+    telemetry::audit::AuditLog,
 };
 use llavero_simulator::{Faults, ReceivedRequest, Simulator, TenantSeed, UserSeed};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap, multipart, redirect};
@@ -20,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fixture,
-    leaks::{self, CLAVE_MARK, KEY_MARK},
+    leaks::{self, CLAVE_MARK, KEY_MARK, PASSWORD_MARK},
     tokens::{self, HS_SECRET, Signer},
 };
 
@@ -34,9 +41,27 @@ pub fn with_clave(tenant: &str) -> String {
     format!("{CLAVE_MARK}-{tenant}")
 }
 
-fn key(tenant: &str, credential: &str) -> String {
+/// The password of every user at the ERP.
+pub fn password() -> String {
+    format!("{PASSWORD_MARK}-app")
+}
+
+/// The Api-key of a tenant's user: `default` is that of `app`, `tecnicos` that of `tecnicos`,
+/// and `nobody` nobody's.
+pub fn key(tenant: &str, credential: &str) -> String {
     format!("{KEY_MARK}-{tenant}-{credential}")
 }
+
+/// In the place of `TENANT` stands the tenant's id.
+const DEFAULT_CREDENTIAL: &str = "{api_key: {file: ../TENANT-default.key}}";
+/// Where the gateway's audit records go.
+const AUDIT_FILE: &str = "audit.jsonl";
+
+/// More than any test asks.
+const NO_LIMITS: &str = "limits:\n  \
+    user: {requests: 4000000000, per: 1s, burst: 4000000000}\n  \
+    tenant: {requests: 4000000000, per: 1s, burst: 4000000000}\n  \
+    failures: {requests: 4000000000, per: 1s, burst: 4000000000}\n";
 
 /// The tenants: 127 orders from 11001, 83 from 21001.
 const TENANTS: [(&str, usize, u64); 2] = [("carper", 127, 11001), ("norte", 83, 21001)];
@@ -51,6 +76,7 @@ pub struct World {
     pub shutdown: CancellationToken,
     pub at_once: CancellationToken,
     pub served: JoinHandle<std::io::Result<()>>,
+    pub audit_log: AuditLog,
     erp_stop: Mutex<CancellationToken>,
     _files: tempfile::TempDir,
 }
@@ -61,16 +87,23 @@ impl World {
         Self::configured("").await
     }
 
-    /// With more settings: top-level YAML keys beside `server`, `auth` and `upstream`'s address.
+    /// With more settings: top-level YAML keys beside `upstream`'s address, `server` and `auth` in
+    /// the place of the usual ones.
     pub async fn configured(settings: &str) -> Self {
+        Self::with_default(DEFAULT_CREDENTIAL, settings).await
+    }
+
+    /// With another credential `default` of `carper`, as its file has it; beside it are
+    /// the files `carper-default.key`, `carper-tecnicos.key`, `carper-nobody.key` and `app.password`.
+    pub async fn with_default(credential: &str, settings: &str) -> Self {
         let erp = Simulator::new();
         for (tenant, orders, first) in TENANTS {
             erp.add_tenant(
                 TenantSeed::new(with_clave(tenant))
                     .orders(orders, first)
-                    .user(UserSeed::new("app", "contrasena", key(tenant, "default")))
+                    .user(UserSeed::new("app", password(), key(tenant, "default")))
                     .user(
-                        UserSeed::new("tecnicos", "contrasena", key(tenant, "tecnicos"))
+                        UserSeed::new("tecnicos", password(), key(tenant, "tecnicos"))
                             .seeing((first..first + orders as u64).step_by(2)),
                     ),
             );
@@ -81,7 +114,7 @@ impl World {
             listener.local_addr().unwrap()
         );
         let erp_stop = serve(&erp, listener);
-        Self::before(erp, erp_stop, &base_url, settings).await
+        Self::before(erp, erp_stop, &base_url, credential, settings).await
     }
 
     /// The ERP goes down: nobody listens at its address.
@@ -104,6 +137,7 @@ impl World {
             Simulator::new(),
             CancellationToken::new(),
             base_url,
+            DEFAULT_CREDENTIAL,
             settings,
         )
         .await
@@ -113,16 +147,18 @@ impl World {
         erp: Simulator,
         erp_stop: CancellationToken,
         base_url: &str,
+        credential: &str,
         settings: &str,
     ) -> Self {
         leaks::watch_logs();
-        let files = configuration(base_url, settings);
+        let files = configuration(base_url, credential, settings);
         let path = files.path().join("llavero.yaml");
         let loaded = config::load(&path, Vec::new()).unwrap_or_else(|mistakes| {
             panic!("the test's own configuration is wrong:\n{mistakes}")
         });
         let clock = Clock::manual();
-        let app = App::load(&loaded.config, &|_| None, clock.clone()).unwrap();
+        let app = App::load(&loaded.config, |_| None, clock.clone()).unwrap();
+        let audit_log = app.audit.clone();
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let public_at = format!("http://{}", public.local_addr().unwrap());
@@ -154,6 +190,7 @@ impl World {
             shutdown,
             at_once,
             served,
+            audit_log,
             erp_stop: Mutex::new(erp_stop),
             _files: files,
         }
@@ -234,6 +271,43 @@ impl World {
         fs::read_to_string(path).unwrap()
     }
 
+    /// The directory of the configuration; `tenants` and the keys are in it.
+    pub fn files(&self) -> &Path {
+        self._files.path()
+    }
+
+    /// Replaces a file there as careful programs do: at once.
+    pub fn replace_file(&self, name: &str, text: &str) {
+        let path = self.files().join(name);
+        let beside = path.with_extension("new");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, path).unwrap();
+    }
+
+    /// Waits until what has changed in `tenants` by `change` is served. The clock goes on by a
+    /// few seconds at most.
+    pub async fn reloaded(&self, change: impl FnOnce()) {
+        let before = self.reloads().await;
+        change();
+        let begun = std::time::Instant::now();
+        while self.reloads().await == before {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "nothing is reloaded"
+            );
+            self.clock.advance(Duration::from_millis(50));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// How often the tenants have changed, or were found wrong.
+    async fn reloads(&self) -> Vec<String> {
+        let metrics = self.metrics().await;
+        let changed = "llavero_tenant_reloads_total{result=\"changed\"}";
+        let lines = metrics.lines().filter(|line| line.starts_with(changed));
+        lines.map(str::to_owned).collect()
+    }
+
     /// What the ERP received.
     pub fn received(&self) -> Vec<ReceivedRequest> {
         self.erp.requests()
@@ -261,6 +335,50 @@ impl World {
         }
     }
 
+    /// The audit records so far, in order, once all that were left are written.
+    pub async fn audit(&self) -> Vec<Value> {
+        self.audit_log.finish().await;
+        self.written()
+    }
+
+    /// Those of them that are in the file now.
+    pub fn written(&self) -> Vec<Value> {
+        let text = fs::read(self.audit_file()).unwrap_or_default();
+        leaks::assert_none_in("the audit", &text);
+        text.split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
+    }
+
+    /// The audit records of one request.
+    pub async fn audit_of(&self, request_id: &str) -> Vec<Value> {
+        let mut records = self.audit().await;
+        records.retain(|record| record["request_id"] == request_id);
+        records
+    }
+
+    /// Where the audit records are.
+    pub fn audit_file(&self) -> PathBuf {
+        self._files.path().join(AUDIT_FILE)
+    }
+
+    /// The one audit record of a request, which must come soon.
+    pub async fn record_of(&self, request_id: &str) -> Value {
+        let begun = std::time::Instant::now();
+        loop {
+            if let [record] = &self.audit_of(request_id).await[..] {
+                return record.clone();
+            }
+            let found = self.audit_of(request_id).await;
+            assert!(
+                begun.elapsed() < Duration::from_secs(30) && found.len() < 2,
+                "one record of {request_id}: {found:#?}"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Lets the clock run by itself, much faster than the machine's, until the guard is dropped:
     /// for tests in which the gateway waits for time and it doesn't matter for how long.
     #[must_use]
@@ -276,6 +394,19 @@ impl World {
             let mut ticks = tokio::time::interval(Duration::from_millis(1));
             loop {
                 ticks.tick().await;
+                clock.advance(step);
+            }
+        }))
+    }
+
+    /// The same, but a machine that stalls stalls the clock too: for tests in which time must not
+    /// run away from what goes over sockets.
+    #[must_use]
+    pub fn time_passes_by(&self, step: Duration) -> TimeFlies {
+        let clock = self.clock.clone();
+        TimeFlies(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 clock.advance(step);
             }
         }))
@@ -312,26 +443,32 @@ impl Drop for World {
         self.erp_stop.lock().unwrap().cancel();
         if !std::thread::panicking() {
             leaks::assert_none_logged();
+            self.written();
         }
     }
 }
 
-fn configuration(base_url: &str, settings: &str) -> tempfile::TempDir {
+fn configuration(base_url: &str, credential: &str, settings: &str) -> tempfile::TempDir {
     let files = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(files.path().join(name), text).unwrap();
     fs::create_dir(files.path().join("tenants")).unwrap();
     for (tenant, ..) in TENANTS {
-        for credential in ["default", "tecnicos"] {
+        for credential in ["default", "tecnicos", "nobody"] {
             write(
                 &format!("{tenant}-{credential}.key"),
                 &format!("{}\n", key(tenant, credential)),
             );
         }
         let clave = with_clave(tenant);
+        let default = match tenant {
+            "carper" => credential,
+            _ => DEFAULT_CREDENTIAL,
+        };
+        let default = default.replace("TENANT", tenant);
         let file = format!(
             "clave: {clave}\n\
              credentials:\n  \
-               default: {{api_key: {{file: ../{tenant}-default.key}}}}\n  \
+               default: {default}\n  \
                tecnicos: {{api_key: {{file: ../{tenant}-tecnicos.key}}}}\n\
              users:\n  \
                - {{match: {{scope: \"rol:tecnico\"}}, credential: tecnicos}}\n  \
@@ -340,6 +477,7 @@ fn configuration(base_url: &str, settings: &str) -> tempfile::TempDir {
         );
         write(&format!("tenants/{tenant}.yaml"), &file);
     }
+    write("app.password", &password());
     write("hs.secret", HS_SECRET);
     let authority = base_url
         .split('/')
@@ -349,7 +487,8 @@ fn configuration(base_url: &str, settings: &str) -> tempfile::TempDir {
     write("authority", authority);
     let rsa = fixture("keys/rs256.public.pem");
     let jwks = fixture("keys/jwks.json");
-    let mut text = format!(
+    let own_auth = settings.lines().any(|line| line.starts_with("auth:"));
+    let usual_auth = format!(
         "auth:\n  issuers:\n    \
            - {{issuer: \"https://rsa.example.com/\", audience: [llavero], algorithms: [RS256], public_key_file: \"{}\"}}\n    \
            - {{issuer: \"https://ec.example.com/\", audience: [llavero, other], algorithms: [ES256, EdDSA], jwks_file: \"{}\"}}\n    \
@@ -358,12 +497,19 @@ fn configuration(base_url: &str, settings: &str) -> tempfile::TempDir {
         rsa.display(),
         jwks.display()
     );
+    let mut text = if own_auth { String::new() } else { usual_auth };
     // A test may set more of `upstream`; the address is the world's.
     let (upstream, rest) = split_upstream(settings);
     let _ = write!(text, "upstream:\n  base_url: \"{base_url}\"\n{upstream}");
     let server = "server:\n  drain_delay: 0s\n";
     if !rest.contains("server:") {
         text.push_str(server);
+    }
+    if !rest.contains("limits:") {
+        text.push_str(NO_LIMITS);
+    }
+    if !rest.contains("audit:") {
+        let _ = writeln!(text, "audit: {{output: {{file: {AUDIT_FILE}}}}}");
     }
     text.push_str(&rest);
     write("llavero.yaml", &text);
