@@ -9,15 +9,21 @@ config:
       - issuer: https://id.example.com/
         audience: [llavero]
         algorithms: [RS256]
-        jwks_file: /etc/llavero/keys/id.example.com.json
+        discovery: true
 
+or, without discovery, jwks_file: /etc/llavero/keys/id.example.com.json
 and --set-file 'jwks.id\.example\.com\.json=FILE' with the issuer's JWK Set.` }}
 {{- end }}
 
 {{- if and .Values.tenants .Values.existingTenantsSecret }}
 {{- fail "tenants and existingTenantsSecret are both set: keep one." }}
 {{- end }}
-{{- if not (or .Values.tenants .Values.existingTenantsSecret) }}
+{{- range $tenant, $_ := .Values.tenantSecrets }}
+{{- if hasKey ($.Values.tenants | default dict) $tenant }}
+{{- fail (printf "%s is in tenants and in tenantSecrets: keep one." $tenant) }}
+{{- end }}
+{{- end }}
+{{- if not (or .Values.tenants .Values.tenantSecrets .Values.existingTenantsSecret) }}
 {{- fail `there are no tenants: nobody could be served. Write one, for example:
 
 tenants:
@@ -27,7 +33,7 @@ tenants:
       default: {api_key: {file: /run/secrets/llavero/carper/api-key}}
 existingSecrets: [carper]
 
-or set existingTenantsSecret to a Secret with a key <tenant>.yaml for each tenant.` }}
+or name a Secret for each in tenantSecrets, or set existingTenantsSecret to a Secret with a key <tenant>.yaml for each tenant.` }}
 {{- end }}
 
 {{- $written := list .Values.config .Values.tenants | toJson }}

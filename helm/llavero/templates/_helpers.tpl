@@ -31,6 +31,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* The settings of a tenant that is a directory. Those that its Secret hasn't got are left out. */}}
+{{- define "llavero.tenantKeys" -}}
+[clave, api-key, next-api-key, username, password, mode, users.yaml, tenant.yaml]
+{{- end }}
+
 {{/* llavero.yaml: what the operator wrote, and what follows from the pod. */}}
 {{- define "llavero.config" -}}
 {{- $pod := dict
