@@ -317,12 +317,9 @@ impl State {
 fn denied_with(failure: &Failure) -> Option<u16> {
     match failure {
         Failure::CredentialRejected(status) => Some(*status),
-        Failure::LoginUnreadable => Some(200),
-        Failure::Login(failure) => match **failure {
-            Failure::Status(status) if status < 500 => Some(status),
-            Failure::Oversized { .. } => Some(200),
-            _ => None,
-        },
+        Failure::Login(failure) => denied_with(failure),
+        Failure::Status(status) if *status < 500 => Some(*status),
+        Failure::LoginUnreadable | Failure::Oversized { .. } => Some(200),
         _ => None,
     }
 }

@@ -768,3 +768,38 @@ async fn a_logins_cursor_leads_on_and_is_no_other_credentials() {
         .await
         .problem(400, "invalid-parameter");
 }
+
+/// Each would count as another wrong password.
+#[tokio::test]
+async fn a_login_that_gives_no_session_is_not_tried_again_at_once() {
+    let html = Faults {
+        html: true,
+        ..Faults::default()
+    };
+    let garbage = Faults {
+        garbage: true,
+        ..Faults::default()
+    };
+    let redirect = Faults {
+        redirect: Some("http://127.0.0.1:9/".to_owned()),
+        ..Faults::default()
+    };
+    for fault in [
+        html,
+        garbage,
+        redirect,
+        status(404),
+        status(423),
+        status(204),
+    ] {
+        let world = World::with_default(JWT, "").await;
+        world.faults("carper", only(ONLY_LOGINS, fault.clone()));
+        for _ in 0..4 {
+            assert_eq!(world.get(ORDEN).await.status, 502);
+        }
+        assert_eq!(counts(&world), (1, 0, 0), "{fault:?}");
+        world.clock.advance(seconds(60));
+        assert_eq!(world.get(ORDEN).await.status, 502);
+        assert_eq!(counts(&world), (2, 0, 0), "{fault:?}");
+    }
+}
