@@ -178,6 +178,9 @@ impl World {
             .redirect(redirect::Policy::none())
             .no_proxy()
             .no_gzip()
+            // Shorter than the gateway keeps one: a change on a connection that is just closed
+            // can't be sent again.
+            .pool_idle_timeout(Duration::from_secs(30))
             .timeout(Duration::from_secs(20))
             .build()
             .unwrap();
