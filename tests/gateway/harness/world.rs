@@ -246,11 +246,16 @@ impl World {
 
     /// Sends, and searches the answer for what must not come out.
     pub async fn send(&self, request: RequestBuilder) -> Reply {
-        let response = request.send().await.unwrap();
+        self.try_send(request).await.unwrap()
+    }
+
+    /// The same, where the connection may break before there is an answer.
+    pub async fn try_send(&self, request: RequestBuilder) -> reqwest::Result<Reply> {
+        let response = request.send().await?;
         let reply = Reply {
             status: response.status(),
             headers: response.headers().clone(),
-            body: response.bytes().await.unwrap(),
+            body: response.bytes().await?,
         };
         let erp = self.erp_authority();
         for (name, value) in &reply.headers {
@@ -266,7 +271,7 @@ impl World {
             "a body names the ERP's host: {}",
             reply.text()
         );
-        reply
+        Ok(reply)
     }
 
     fn erp_authority(&self) -> String {
