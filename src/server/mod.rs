@@ -1,6 +1,7 @@
 //! Listeners and the drain.
 
 mod accept;
+mod rest;
 mod watch;
 
 use std::{io, time::Duration};

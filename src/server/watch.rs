@@ -18,6 +18,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::rest::Received;
+
 /// How long a connection may be without its first request, and between two.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
 pub(super) const IDLE: Duration = Duration::from_secs(75);
@@ -132,8 +134,9 @@ impl Drop for Answering {
 
 impl<S, B> Service<Request<Incoming>> for Watched<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<Received>, Response = Response<B>>,
     S::Future: Send + 'static,
+    B: Send + 'static,
 {
     type Response = Response<WatchedBody<B>>;
     type Error = S::Error;
@@ -147,9 +150,12 @@ where
         });
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let serving = Serving(activity.clone());
-        let answer = self.service.call(request);
+        let (parts, body) = request.into_parts();
+        let (body, rest) = Received::new(body, parts.version, &parts.headers);
+        let answer = self.service.call(Request::from_parts(parts, body));
         Box::pin(async move {
-            let response = answer.await?;
+            let mut response = answer.await?;
+            rest.settle(response.headers_mut()).await;
             activity.change(|state| state.answers += 1);
             let answering = Answering(activity);
             drop(serving);

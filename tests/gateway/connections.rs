@@ -78,3 +78,30 @@ async fn methods_that_begin_like_http_2_are_http_1() {
         assert!(answer.starts_with("HTTP/1.1 404"), "{method}: {answer}");
     }
 }
+
+/// The answer comes, and the connection serves on, though the body came after the refusal.
+#[tokio::test]
+async fn a_refusal_before_the_body_is_read_by_its_client() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = crate::harness::World::start().await;
+    let address = world.public.trim_start_matches("http://");
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    for _ in 0..3 {
+        let head = "PATCH /v1/ordenes/11001 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Long enough for the refusal to be known.
+        while !world
+            .metrics()
+            .await
+            .contains("http_route=\"/v1/ordenes/{id}\",http_request_method=\"PATCH\"")
+        {
+            tokio::task::yield_now().await;
+        }
+        stream.write_all(b"{\"status\":\"abierta\"}").await.unwrap();
+        let mut bytes = vec![0; 8192];
+        let read = stream.read(&mut bytes).await.unwrap();
+        let answer = String::from_utf8_lossy(&bytes[..read]).to_lowercase();
+        assert!(answer.starts_with("http/1.1 401"), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+}
