@@ -100,7 +100,7 @@ async fn start(dir: &std::path::Path) -> Bench {
     );
     let path = dir.join("llavero.yaml");
     fs::write(&path, config).unwrap();
-    let config = config::load(&path, []).unwrap().config;
+    let config = config::load(&path, []).unwrap();
     let app = App::load(&config, |_| None, Clock::system()).unwrap();
     let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();

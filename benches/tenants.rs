@@ -86,7 +86,7 @@ async fn served(dir: &Path) {
     );
     let path = dir.join("llavero.yaml");
     fs::write(&path, config).unwrap();
-    let config = config::load(&path, []).unwrap().config;
+    let config = config::load(&path, []).unwrap();
     let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}/v1/me", public.local_addr().unwrap());

@@ -11,15 +11,21 @@ use crate::{
     admin::{self, Health},
     cache::Cache,
     clock::Clock,
-    config::{Config, images::ImageFormat},
+    config::{
+        Config,
+        images::{self as images_config, ImageFormat},
+    },
     exchange::{Exchange, Lifetimes, Sources, Windows},
+    extract::{Intake, MULTIPART_OVERHEAD, Patience},
+    idempotency::{Idempotency, Memory},
     identity::{Identity, IssuerError, Spread},
-    images::{Format, Rules},
+    images::{Format, Images, Metadata, Rules, Shrink, Shrinker},
+    in_flight::Budget,
     layers::{access_log::AccessLog, client_address::TrustedProxies, leak_guard::LeakGuard},
     limits::Limits,
     problem::Problem,
     reload::{Ask, Files, Issuers, Reload},
-    resources::ordenes::DescripcionField,
+    resources::{once::DedupeWindow, ordenes::DescripcionField},
     router,
     telemetry::audit::{AuditLog, OpenError},
     tenants::{Environment, Loader, Registry},
@@ -36,12 +42,16 @@ pub struct AppState {
     pub registry: Registry,
     /// The way to the ERP.
     pub exchange: Exchange,
+    /// What is to be done once.
+    pub idempotency: Idempotency,
+    /// How long an equal photo is the same upload.
+    pub dedupe_window: DedupeWindow,
     /// How much may be asked.
     pub limits: Limits,
     /// Where audit records go.
     pub audit: AuditLog,
-    /// What an upload may be.
-    pub images: Arc<Rules>,
+    /// What uploads are taken in by.
+    pub intake: Intake,
     /// The time.
     pub clock: Clock,
     /// How the ERP spells a field.
@@ -64,6 +74,8 @@ pub struct App {
     pub reload: Option<Ask>,
     /// Where audit records go: flushed at the end, opened anew where files are rotated.
     pub audit: AuditLog,
+    /// The largest image that is taken, in bytes.
+    pub largest_image: u64,
 }
 
 /// Why a gateway can't be built.
@@ -136,6 +148,15 @@ impl App {
             watchlist.clone(),
             &mut metrics,
         )?;
+        let idempotency = Idempotency::new(
+            Arc::new(Memory::bounded(config.idempotency.max_bytes, &mut metrics)),
+            // It waits for its turn under its mark, looks for an earlier attempt's trace, is
+            // sent, and looks again.
+            4 * upstream.longest_write(),
+            clock.clone(),
+            tasks.clone(),
+            &mut metrics,
+        );
         let windows = |ttl| Windows {
             ttl,
             stale_while_revalidate: config.cache.stale_while_revalidate,
@@ -166,6 +187,7 @@ impl App {
         let leak_guard = LeakGuard::new(watchlist.clone(), &mut metrics);
         let limits = Limits::new(&config.limits, &clock, &mut metrics);
         let audit = AuditLog::open(&config.audit, &mut metrics)?;
+        let intake = intake(&config.images, &clock, &mut metrics);
         let access_log = AccessLog::new(clock.clone(), &mut metrics);
         let reload = loader.map(|loader| {
             let issuers = Issuers::new(
@@ -209,9 +231,11 @@ impl App {
             identity,
             registry,
             exchange,
+            idempotency,
+            dedupe_window: DedupeWindow(config.images.dedupe_window),
             limits,
             audit: audit.clone(),
-            images: Arc::new(rules(&config.images)),
+            intake,
             clock,
             descripcion_field: DescripcionField(config.upstream.descripcion_field.as_str().into()),
         };
@@ -230,21 +254,45 @@ impl App {
             background: join_all(background).map(|_| ()).boxed(),
             reload: ask,
             audit,
+            largest_image: config.images.max_bytes,
         })
     }
 }
 
-fn rules(images: &crate::config::images::Images) -> Rules {
-    let formats = images.formats.iter().filter_map(|format| match format {
-        ImageFormat::Jpeg => Some(Format::Jpeg),
-        ImageFormat::Png => Some(Format::Png),
-        ImageFormat::Webp => Some(Format::Webp),
-        // Refused by the configuration's own check in this version.
-        ImageFormat::Heic => None,
+fn intake(images: &images_config::Images, clock: &Clock, metrics: &mut MetricRegistry) -> Intake {
+    let largest = images.max_bytes.saturating_add(MULTIPART_OVERHEAD);
+    Intake {
+        images: Images::new(rules(images)),
+        budget: Budget::new(images.in_flight_bytes, largest, clock.clone(), metrics),
+        patience: Patience {
+            min_rate: images.min_rate,
+            idle: images.idle_timeout,
+        },
+        clock: clock.clone(),
+    }
+}
+
+fn rules(images: &images_config::Images) -> Rules {
+    let formats = images.formats.iter().map(|format| match format {
+        ImageFormat::Jpeg => Format::Jpeg,
+        ImageFormat::Png => Format::Png,
+        ImageFormat::Webp => Format::Webp,
+        ImageFormat::Heic => Format::Heic,
     });
     Rules {
         max_bytes: images.max_bytes,
         max_pixels: images.max_pixels,
         formats: formats.collect(),
+        metadata: match images.metadata {
+            images_config::Metadata::Keep => Metadata::Keep,
+            images_config::Metadata::StripLocation => Metadata::StripLocation,
+            images_config::Metadata::StripAll => Metadata::StripAll,
+        },
+        shrink: images.max_dimension.map(|max_dimension| {
+            Shrinker::new(Shrink {
+                max_dimension,
+                quality: images.quality,
+            })
+        }),
     }
 }

@@ -7,7 +7,7 @@ use axum::body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -32,10 +32,21 @@ pub(crate) struct Entry {
 }
 
 pub(crate) fn routes(entry: Entry) -> Router {
-    Router::new().fallback(serve).with_state(entry)
+    Router::new().fallback(dated).with_state(entry)
 }
 
-async fn serve(State(entry): State<Entry>, request: Request) -> Response {
+/// Serves under the ERP's own clock.
+async fn dated(State(entry): State<Entry>, request: Request) -> Response {
+    let shared = entry.shared.clone();
+    let mut response = serve(entry, request).await;
+    let date = httpdate::fmt_http_date(shared.now().into());
+    if let Ok(date) = HeaderValue::try_from(date) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
+}
+
+async fn serve(entry: Entry, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Some(address) = Address::of(&entry.shared, &parts) else {
         let reply = Reply::html(StatusCode::NOT_FOUND, "Not Found");

@@ -22,12 +22,12 @@ pub(crate) fn adjuntar(call: &Call<'_>, username: &str, id: u64) -> Result<Reply
     let titulo = errors.collect("titulo", text(body.get("titulo")));
     let proceso = errors.collect("proceso", proceso(body.get("proceso")));
     let imagen = errors.collect("imagen", text(body.get("imagen")).and_then(decoded));
-    let (Some(titulo), Some(()), Some(imagen)) = (titulo, proceso, imagen) else {
+    let (Some(titulo), Some(proceso), Some(imagen)) = (titulo, proceso, imagen) else {
         return Err(Reply::invalid(errors));
     };
 
     let bytes = imagen.len();
-    let creado = timestamp(OffsetDateTime::now_utc());
+    let creado = timestamp(call.shared.now());
     let archivo = call.with_tenant(|tenant| {
         let orden = tenant.ordenes.get_mut(&id).ok_or_else(Reply::not_found)?;
         let archivo_id = tenant.imagenes.keep(imagen);
@@ -39,7 +39,7 @@ pub(crate) fn adjuntar(call: &Call<'_>, username: &str, id: u64) -> Result<Reply
                 planted => *planted = json!([archivo]),
             }
         }
-        call.ticket.image_stored(archivo_id, bytes);
+        call.ticket.image_stored(archivo_id, proceso, bytes);
         Ok::<_, Reply>(archivo)
     })??;
     Ok(Reply::json(StatusCode::CREATED, &archivo))
@@ -77,12 +77,12 @@ fn text(value: Option<&Value>) -> Result<&str, String> {
     }
 }
 
-fn proceso(value: Option<&Value>) -> Result<(), String> {
+fn proceso(value: Option<&Value>) -> Result<u64, String> {
     match value {
         None => Err(REQUIRED.to_owned()),
         Some(Value::Null) => Err(NOT_NULL.to_owned()),
         Some(value) => match code(value) {
-            Some(1..=3) => Ok(()),
+            Some(code @ 1..=3) => Ok(code),
             _ => Err(format!("{value} no es una elección válida.")),
         },
     }

@@ -39,6 +39,8 @@ pub struct ReceivedRequest {
     pub imagen_bytes: Option<usize>,
     /// For an accepted upload, the id that the image was given.
     pub archivo_id: Option<u64>,
+    /// For an accepted upload, which step of the job it is of: 1 to 3.
+    pub proceso: Option<u64>,
 }
 
 type Caller = (Option<String>, Option<String>);
@@ -114,6 +116,7 @@ impl Ticket {
             status: None,
             imagen_bytes: None,
             archivo_id: None,
+            proceso: None,
         });
         Self {
             shared: shared.clone(),
@@ -126,9 +129,10 @@ impl Ticket {
         self.note(|entry| entry.body_bytes = bytes);
     }
 
-    pub(crate) fn image_stored(&self, archivo_id: u64, bytes: usize) {
+    pub(crate) fn image_stored(&self, archivo_id: u64, proceso: u64, bytes: usize) {
         self.note(|entry| {
             entry.archivo_id = Some(archivo_id);
+            entry.proceso = Some(proceso);
             entry.imagen_bytes = Some(bytes);
         });
     }

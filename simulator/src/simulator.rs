@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::serve::ListenerExt;
@@ -70,6 +71,12 @@ impl Simulator {
                 close.send_replace(true);
             })
             .await
+    }
+
+    /// Gives the ERP another clock than the machine's, for what it writes into `creado` and `Date`. Says
+    /// whether it is the first that it is given; it keeps that.
+    pub fn keep_time(&self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> bool {
+        self.shared.keep_time(Box::new(clock))
     }
 
     /// What is to go wrong for a tenant from now on; replaces what was set before. Says whether the tenant exists.

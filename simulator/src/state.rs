@@ -3,8 +3,8 @@
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use base64_simd::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -16,16 +16,34 @@ use crate::faults::ActiveFaults;
 use crate::journal::Journal;
 use crate::seed::{self, TenantSeed, TokenForm, UserChange, UserSeed};
 
+/// A clock on the wall.
+type WallClock = dyn Fn() -> SystemTime + Send + Sync;
+
 /// The state behind every clone of a `Simulator`. Locks are held for a lookup or a change, never across an await.
 #[derive(Default)]
 pub(crate) struct Shared {
     tenants: Mutex<BTreeMap<String, Tenant>>,
     journal: Mutex<Journal>,
+    /// What the ERP's clock shows, where it isn't the machine's.
+    clock: OnceLock<Box<WallClock>>,
 }
 
 impl Shared {
     pub(crate) fn insert(&self, tenant: Tenant) {
         locked(&self.tenants).insert(tenant.clave.clone(), tenant);
+    }
+
+    /// What the ERP's clock shows.
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        match self.clock.get() {
+            Some(clock) => clock().into(),
+            None => OffsetDateTime::now_utc(),
+        }
+    }
+
+    /// False where it has one already.
+    pub(crate) fn keep_time(&self, clock: Box<WallClock>) -> bool {
+        self.clock.set(clock).is_ok()
     }
 
     pub(crate) fn knows(&self, clave: &str) -> bool {

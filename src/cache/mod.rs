@@ -62,7 +62,12 @@ impl Representation {
     #[must_use]
     pub fn new(body: Vec<u8>) -> Self {
         // What a buffer has beyond its bytes would be held for as long as they are.
-        let body = Bytes::from(body.into_boxed_slice());
+        Self::of(body.into_boxed_slice().into())
+    }
+
+    /// The same for bytes that are kept already.
+    #[must_use]
+    pub fn of(body: Bytes) -> Self {
         let digest = digest::digest(&digest::SHA256, &body);
         let mut etag = String::with_capacity(24);
         let _ = write!(

@@ -43,9 +43,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     let Some(config) = survey.config else {
         return report(mistakes);
     };
-    for notice in &survey.notices {
-        println!("note: {notice}");
-    }
     // Where an issuer is wrong already, its keys would only add to the noise.
     let auth_is_good = !mistakes
         .iter()

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     config::{
-        self, Loaded,
+        self, Config,
         document::Document,
         mistake::{Mistake, Mistakes},
     },
@@ -67,6 +67,7 @@ impl Failed {
 #[must_use]
 pub fn run() -> ExitCode {
     let is_private = process::keep_memory_private();
+    process::take_small_pages();
     let done = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments, is_private),
         Command::Demo(arguments) => demo::run(&arguments),
@@ -95,7 +96,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 /// The configuration of a file and this process's environment.
-fn load(path: &Path) -> Result<Loaded, Failed> {
+fn load(path: &Path) -> Result<Config, Failed> {
     config::load(path, config::process_env()).map_err(|mistakes| correct(&mistakes))
 }
 

@@ -26,11 +26,7 @@ pub(super) fn run(arguments: &Arguments, memory_is_private: bool) -> Result<(), 
     if !memory_is_private {
         tracing::warn!("core dumps can't be turned off here: see that nobody can make or read one");
     }
-    let loaded = load(&arguments.config)?;
-    for notice in &loaded.notices {
-        tracing::warn!(notice = %notice, "a setting has no effect");
-    }
-    let config = loaded.config;
+    let config = load(&arguments.config)?;
     let app = App::load(&config, env, Clock::system()).map_err(|error| match error {
         BuildError::Issuers(errors) => correct(&Mistakes::sorted(issuer_mistakes(
             &arguments.config,

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
-    let config = load(&arguments.config)?.config;
+    let config = load(&arguments.config)?;
     let issuer = match &arguments.issuer {
         Some(name) => config
             .auth

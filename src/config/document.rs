@@ -80,11 +80,6 @@ impl Document {
         }
         mistake
     }
-
-    /// Whether a key was written with a value.
-    pub(super) fn is_set(&self, key: &str) -> bool {
-        self.0.is_set(key)
-    }
 }
 
 impl fmt::Debug for Document {

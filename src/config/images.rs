@@ -10,6 +10,9 @@ use serde::{
 use super::{document::Checker, units};
 
 const MIN_BYTES: u64 = 64 << 10;
+/// A faster network than this is no reason to refuse a slower one.
+const MAX_RATE: u64 = 1 << 20;
+const MAX_IDLE: Duration = Duration::from_secs(600);
 
 /// `images`.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,12 +30,20 @@ pub struct Images {
     /// Larger images are made to fit, in pixels; none (`off`) leaves them. Default none.
     #[serde(deserialize_with = "off_or_pixels")]
     pub max_dimension: Option<u32>,
+    /// Of images that are made to fit, where their format is lossy; 1 to 100. Default 85.
+    pub quality: u8,
     /// How long the same image for the same order is the same upload. Default 10 min.
     #[serde(deserialize_with = "units::duration")]
     pub dedupe_window: Duration,
     /// Bytes of all images that are being uploaded. Default 512 MiB.
     #[serde(deserialize_with = "units::size")]
     pub in_flight_bytes: u64,
+    /// The least rate of a body's arrival, in bytes a second; 0 sets none. Default 4 KiB.
+    #[serde(deserialize_with = "units::size")]
+    pub min_rate: u64,
+    /// How long nothing of a body may come. Default 30 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub idle_timeout: Duration,
 }
 
 /// One of `images.formats`.
@@ -69,8 +80,11 @@ impl Default for Images {
             formats: vec![ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Webp],
             metadata: Metadata::Keep,
             max_dimension: None,
+            quality: 85,
             dedupe_window: Duration::from_secs(600),
             in_flight_bytes: 512 << 20,
+            min_rate: 4 << 10,
+            idle_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -91,8 +105,9 @@ impl Images {
         at.require(
             !self.formats.is_empty(),
             "images.formats",
-            "needs at least one of jpeg, png, webp",
+            "needs at least one of jpeg, png, webp, heic",
         );
+        let is_changed = self.metadata != Metadata::Keep || self.max_dimension.is_some();
         for (index, format) in self.formats.iter().enumerate() {
             at.require(
                 self.formats
@@ -102,6 +117,11 @@ impl Images {
                 &format!("images.formats[{index}]"),
                 "is listed twice; remove one",
             );
+            at.require(
+                !(is_changed && *format == ImageFormat::Heic),
+                &format!("images.formats[{index}]"),
+                "HEIC is passed as it is, so it can't be taken where photos are changed; remove heic and let the app send JPEG, or write metadata: keep and max_dimension: off",
+            );
         }
         at.require(
             self.max_dimension != Some(0),
@@ -109,9 +129,24 @@ impl Images {
             "must be more than 0, or off",
         );
         at.require(
+            (1..=100).contains(&self.quality),
+            "images.quality",
+            "must be from 1 to 100; 85 shows no difference on a screen",
+        );
+        at.require(
             self.in_flight_bytes >= self.max_bytes,
             "images.in_flight_bytes",
             "must be at least images.max_bytes, or the largest image would never be let in",
+        );
+        at.require(
+            self.min_rate <= MAX_RATE,
+            "images.min_rate",
+            "must be at most 1MiB a second, e.g. 4KiB, or 0 for none",
+        );
+        at.require(
+            (Duration::from_secs(1)..=MAX_IDLE).contains(&self.idle_timeout),
+            "images.idle_timeout",
+            "must be at least 1s and at most 10m, e.g. 30s",
         );
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use document::Checker;
-use mistake::{Mistake, Mistakes};
+use mistake::Mistakes;
 
 pub mod audit;
 pub mod auth;
@@ -20,6 +20,7 @@ mod decode;
 pub mod document;
 mod environment;
 pub mod files;
+pub mod idempotency;
 pub mod images;
 pub mod limits;
 pub mod mistake;
@@ -45,6 +46,8 @@ pub struct Config {
     pub tenants_dir: PathBuf,
     /// How much is kept, and for how long.
     pub cache: cache::Cache,
+    /// What is kept of writes.
+    pub idempotency: idempotency::Idempotency,
     /// What an uploaded photo may be.
     pub images: images::Images,
     /// How much may be asked.
@@ -67,6 +70,7 @@ impl Default for Config {
             auth: auth::Auth::default(),
             tenants_dir: "tenants".into(),
             cache: cache::Cache::default(),
+            idempotency: idempotency::Idempotency::default(),
             images: images::Images::default(),
             limits: limits::Limits::default(),
             audit: audit::Audit::default(),
@@ -76,22 +80,11 @@ impl Default for Config {
     }
 }
 
-/// A configuration and what is to be said about it.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The configuration.
-    pub config: Config,
-    /// Settings that were written and have no effect in this version.
-    pub notices: Vec<Mistake>,
-}
-
 /// A configuration as far as it can be read, and all that is wrong with it.
 #[derive(Debug)]
 pub struct Survey {
     /// The settings without the wrong ones; none where the file has no form at all.
     pub config: Option<Config>,
-    /// Settings that were written and have no effect in this version.
-    pub notices: Vec<Mistake>,
     /// What is wrong.
     pub mistakes: Mistakes,
 }
@@ -104,7 +97,6 @@ pub fn survey(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> S
         Err(mistakes) => {
             return Survey {
                 config: None,
-                notices: Vec::new(),
                 mistakes,
             };
         }
@@ -123,7 +115,6 @@ pub fn survey(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> S
     });
     Survey {
         config,
-        notices: availability::notices(&document),
         mistakes: Mistakes::sorted(mistakes),
     }
 }
@@ -135,13 +126,12 @@ pub fn survey(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> S
 pub fn load(
     path: &Path,
     env: impl IntoIterator<Item = (String, String)>,
-) -> Result<Loaded, Mistakes> {
+) -> Result<Config, Mistakes> {
     match survey(path, env) {
         Survey {
             config: Some(config),
-            notices,
             mistakes,
-        } if mistakes.0.is_empty() => Ok(Loaded { config, notices }),
+        } if mistakes.0.is_empty() => Ok(config),
         survey => Err(survey.mistakes),
     }
 }
@@ -165,6 +155,7 @@ impl Config {
         self.upstream.check(at);
         self.auth.check(at);
         self.cache.check(at);
+        self.idempotency.check(at);
         self.images.check(at);
         self.limits.check(at);
         self.audit.check(at);
@@ -205,7 +196,7 @@ mod tests {
       jwks_file: keys/id.json
 ";
 
-    fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
+    fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Mistakes> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("llavero.yaml");
         fs::write(&path, text).expect("can be written");
@@ -216,7 +207,7 @@ mod tests {
     }
 
     fn good(text: &str, variables: &[(&str, &str)]) -> Config {
-        load_with(text, variables).expect("is good").config
+        load_with(text, variables).expect("is good")
     }
 
     /// The mistakes, each with the line or variable before it and without the directory.
@@ -262,7 +253,7 @@ cache: {ttl: [1s]}
 images:
   formats: [jpeg, heic]
   metadata: strip-all
-  max_dimension: 2000
+  quality: 0
   max_bytes: 1KiB
 proxy:
   allow:
@@ -287,9 +278,8 @@ proxy:
             "22: auth.issuers[1].default_scopes[0]: unknown value; did you mean \"ordenes:read\"?",
             "23: tenant_dir: unknown key; did you mean \"tenants_dir\"?",
             "24: cache.ttl: expected a mapping, e.g. {key: value}, found a list",
-            "26: images.formats[1]: isn't available in this version; remove heic and let the app send JPEG",
-            "27: images.metadata: isn't available in this version; write keep, and strip metadata in the app where it matters",
-            "28: images.max_dimension: isn't available in this version; write off, and make images smaller in the app; max_bytes and max_pixels bound them",
+            "26: images.formats[1]: HEIC is passed as it is, so it can't be taken where photos are changed; remove heic and let the app send JPEG, or write metadata: keep and max_dimension: off",
+            "28: images.quality: must be from 1 to 100; 85 shows no difference on a screen",
             "29: images.max_bytes: must be at least 64KiB: phones make no smaller photos",
             "31: proxy.allow: isn't available in this version; write [] and use the operations of the OpenAPI document",
             "32: proxy.allow[0].methods[0]: unknown value; did you mean \"GET\"?",
@@ -529,30 +519,6 @@ proxy:
     }
 
     #[test]
-    fn what_has_no_effect_yet_is_noticed_where_it_is_written() {
-        let text = format!("{ISSUER}images:\n  in_flight_bytes: 1GiB\n");
-        let loaded =
-            load_with(&text, &[("LLAVERO__IMAGES__DEDUPE_WINDOW", "1m")]).expect("is good");
-        let told: Vec<_> = loaded
-            .notices
-            .iter()
-            .map(|notice| (notice.line, notice.variable.as_deref(), notice.key.as_str()))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                (
-                    None,
-                    Some("LLAVERO__IMAGES__DEDUPE_WINDOW"),
-                    "images.dedupe_window"
-                ),
-                (Some(8), None, "images.in_flight_bytes"),
-            ]
-        );
-        assert!(load_with(ISSUER, &[]).expect("is good").notices.is_empty());
-    }
-
-    #[test]
     fn a_limit_is_kept_within_what_can_be_counted_and_told() {
         for (limit, expected) in [
             (
@@ -631,7 +597,7 @@ proxy:
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("llavero.yaml");
         fs::write(&path, ISSUER).expect("can be written");
-        let config = load(&path, []).expect("is good").config;
+        let config = load(&path, []).expect("is good");
         assert_eq!(config.tenants_dir, dir.path().join("tenants"));
         assert_eq!(
             config.auth.issuers[0].jwks_file,
@@ -658,21 +624,13 @@ proxy:
             .strip_prefix("auth:\n  issuers:\n")
             .expect("begins so");
         let text = reference.replace("  issuers:\n", &format!("  issuers:\n{issuer}"));
-        let loaded = load_with(&text, &[]).expect("is good");
+        let mut config = load_with(&text, &[]).expect("is good");
         let plain = good(ISSUER, &[]);
-        let mut config = loaded.config;
         // Each was read from a directory of its own.
         config.base_dir = PathBuf::new();
         config.tenants_dir = "tenants".into();
         config.auth.issuers.clear();
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         assert_eq!(plain.auth.issuers.len(), 1);
-        let words = reference.replace("\n  #", "");
-        assert_eq!(
-            words.matches("(No effect in this version.)").count()
-                + words.matches("(No effect in\n").count(),
-            loaded.notices.len(),
-            "each setting without effect says so in the reference"
-        );
     }
 }

@@ -235,14 +235,6 @@ impl Tree {
             .min_by_key(|(_, left)| left.len())
     }
 
-    /// Whether a key was written with a value.
-    pub(super) fn is_set(&self, key: &str) -> bool {
-        let (id, rest) = self.find(key);
-        rest.is_empty()
-            && self.nodes[id].state == State::Live
-            && !matches!(self.nodes[id].value, Value::Null)
-    }
-
     /// Whether what is wrong at a key follows from a mistake that is reported already:
     /// at the key, above it, below it, or in a misspelling of it.
     pub(super) fn is_spoiled(&self, key: &str) -> bool {

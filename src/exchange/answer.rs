@@ -1,6 +1,6 @@
 //! What an exchange gives back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{cache::Representation, upstream::Failure};
 
@@ -80,6 +80,12 @@ pub enum ExchangeError {
     /// The record isn't in the state that the change was made for.
     #[error("the record has changed")]
     Changed,
+    /// An earlier attempt may yet be made.
+    #[error("an earlier attempt may yet be made")]
+    Unsettled {
+        /// When it won't any more.
+        retry_after: Duration,
+    },
     /// The caller wanted a kept answer and nothing else.
     #[error("nothing is kept, and the caller wants nothing else")]
     NotCached,
@@ -89,6 +95,16 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// Whether it is certain that a write changed nothing.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        match self {
+            Self::Upstream(failure) => failure.is_certain(),
+            Self::Changed | Self::Unsettled { .. } | Self::NotCached => true,
+            Self::Unfit(_) | Self::Interrupted => false,
+        }
+    }
+
     /// Whether the ERP failed to answer, so that an older answer may stand in. One that
     /// says something of the record or of the credential is an answer.
     #[must_use]
@@ -103,7 +119,10 @@ impl ExchangeError {
             ) => true,
             Self::Upstream(failure) => failure.is_outage(),
             Self::Unfit(Unfit::Unreadable) | Self::Interrupted => true,
-            Self::Unfit(Unfit::Mismatch) | Self::NotCached | Self::Changed => false,
+            Self::Unfit(Unfit::Mismatch)
+            | Self::NotCached
+            | Self::Changed
+            | Self::Unsettled { .. } => false,
         }
     }
 }

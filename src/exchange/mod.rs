@@ -11,14 +11,16 @@ mod answer;
 mod collapse;
 mod freshness;
 mod generation;
+mod marks;
 mod records;
+mod trace;
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::HeaderValue;
@@ -34,6 +36,7 @@ use crate::{
     cache::{self, Cache, Entry, Generation, Representation},
     caller::Permit,
     clock::Clock,
+    idempotency::{Attempt, Claim},
     operation::{Effect, FreshnessClass},
     telemetry::audit::{self, Outcome, Taken},
     tenants::TenantId,
@@ -47,13 +50,18 @@ use crate::{
 pub use answer::{ExchangeError, Fetched, Served, Unfit, Verdict, Why};
 pub use freshness::{Age, Standing, Windows};
 pub use generation::Subject;
+pub use trace::{Sighting, Trace};
 
 use collapse::{Flights, Role};
 use generation::{Change, Generations};
+use marks::{Mark, MarkTurn, Marks};
 use records::{RecordTurn, Records};
 
 /// An answer over this many bytes is translated where it holds up nobody else's requests.
 const LARGE_ANSWER: usize = 512 * 1024;
+
+/// So many marks are tried for one that isn't in use.
+const MOST_MARKS: u32 = 100;
 
 /// The stable name under which a caller is told of an error; audit records have it.
 pub type CodeOf = fn(&ExchangeError) -> &'static str;
@@ -90,9 +98,11 @@ struct Parts {
     tasks: TaskTracker,
     generations: Generations,
     records: Records,
+    marks: Marks,
     flights: Flights<Flight, Result<Landed, ExchangeError>>,
     results: Family<ResultLabel, Counter>,
     uploaded: Counter,
+    traces: Family<ResultLabel, Counter>,
     code_of: CodeOf,
     /// Numbers fetches as they begin.
     sequence: AtomicU64,
@@ -144,6 +154,19 @@ pub struct Write {
     pub image: Option<audit::Image>,
     /// What must hold of the record first.
     pub condition: Option<Condition>,
+    /// Where it is made once, however often it is asked for.
+    pub claim: Option<Box<Claim>>,
+    /// How it is known again, where nobody knows what became of it.
+    pub trace: Option<Trace>,
+}
+
+/// A change that was made.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its answer.
+    pub representation: Arc<Representation>,
+    /// Whether an earlier attempt had made it.
+    pub is_replayed: bool,
 }
 
 /// A condition on the record's present state (RFC 9110 §13.1.1). Between the look and the
@@ -187,6 +210,27 @@ struct Landed {
     how: How,
 }
 
+/// What a change holds until its answer is here.
+struct Turns {
+    #[expect(dead_code, reason = "held for its drop")]
+    record: Option<RecordTurn>,
+    mark: Option<MarkTurn>,
+}
+
+/// How a change goes on once its turn has come.
+enum Beginning {
+    /// It is sent.
+    Send(Turns),
+    /// An earlier attempt had made it.
+    WasMade(Arc<Representation>),
+}
+
+/// What came of sending a change.
+struct Sent {
+    result: Result<Arc<Representation>, ExchangeError>,
+    upstream_status: Option<u16>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     Stored,
@@ -218,19 +262,27 @@ impl Exchange {
             "Bytes of photos that the ERP took, as they were before base64",
             uploaded.clone(),
         );
+        let traces = Family::<ResultLabel, Counter>::default();
+        metrics.register(
+            "llavero_write_traces",
+            "Looks for what became of writes whose answer never came",
+            traces.clone(),
+        );
         let generations = Generations::new(clock.instant());
         Self(Arc::new(Parts {
             cache: sources.cache,
             upstream: sources.upstream,
             watchlist: sources.watchlist,
             lifetimes,
-            clock,
             tasks,
             generations,
             records: Records::default(),
+            marks: Marks::new(clock.clone()),
+            clock,
             flights: Flights::default(),
             results,
             uploaded,
+            traces,
             code_of,
             sequence: AtomicU64::new(0),
         }))
@@ -327,62 +379,178 @@ impl Exchange {
         permit: Permit,
         mut write: Write,
         translate: T,
-    ) -> Result<Arc<Representation>, ExchangeError>
+    ) -> Result<Written, ExchangeError>
     where
         T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
-        let (this, parts) = (self.clone(), self.0.clone());
+        let this = self.clone();
         let record = permit
             .trail()
             .take_over(write.record.1, write.image.as_ref());
         let task = async move {
-            let (_, id) = write.record;
-            let condition = write.condition.take();
-            let may_begin = async {
-                let turn = parts
-                    .record_turn(&permit, &write, condition.is_some())
-                    .await?;
-                if let Some(condition) = condition {
-                    this.require(&permit, id, condition).await?;
+            let mut claim = write.claim.take();
+            let mut turns = match this.begin(&permit, &mut write, claim.as_deref()).await {
+                Ok(Beginning::Send(turns)) => turns,
+                Ok(Beginning::WasMade(representation)) => {
+                    this.0
+                        .drop_changed(permit.tenant().id(), write.record, None);
+                    give_answer(claim, &representation).await;
+                    record.end(Outcome::Replayed, None, None);
+                    return Ok(Written {
+                        representation,
+                        is_replayed: true,
+                    });
                 }
-                Ok::<_, ExchangeError>(turn)
-            };
-            // Held until the answer is here.
-            let _turn = match may_begin.await {
-                Ok(turn) => turn,
                 Err(error) => {
-                    record.end(Outcome::Refused, Some((parts.code_of)(&error)), None);
+                    if let Some(claim) = claim {
+                        claim.undecided().await;
+                    }
+                    record.end(Outcome::Refused, Some((this.0.code_of)(&error)), None);
                     return Err(error);
                 }
             };
-            let request = Request {
-                clave: permit.tenant().clave(),
-                credential: permit.credential(),
-                target: &write.target,
-                party: &Party::alone(lane_of(&permit)),
-                // Nobody can leave a change.
-                abandoned: &CancellationToken::new(),
-            };
-            let answer = parts.upstream.send(request, &write.payload).await;
-            let upstream_status = match &answer {
-                Ok(answer) => Some(answer.status),
-                Err(failure) => failure.status(),
-            };
-            let result = answer
-                .map_err(ExchangeError::from)
-                .and_then(|answer| Ok(Arc::new(translate(&answer.body)?)));
-            parts.drop_changed(permit.tenant().id(), write.record, result.as_ref().err());
-            if let (Ok(_), Some(image)) = (&result, &write.image) {
+            let now = this.0.clock.wall();
+            if let Some(claim) = &mut claim {
+                claim.sends(now);
+            }
+            let sent = this.send(&permit, &write, &mut turns, now, translate).await;
+            let parts = &this.0;
+            let error = sent.result.as_ref().err();
+            parts.drop_changed(permit.tenant().id(), write.record, error);
+            match (&sent.result, claim) {
+                (Ok(representation), claim) => give_answer(claim, representation).await,
+                (Err(error), Some(claim)) if error.is_certain() => claim.not_done().await,
+                (Err(_), Some(claim)) => claim.undecided().await,
+                (Err(_), None) => {}
+            }
+            if let (Ok(_), Some(image)) = (&sent.result, &write.image) {
                 parts.uploaded.inc_by(image.bytes as u64);
             }
-            parts.tell(record, result.as_ref().err(), upstream_status);
-            result
+            parts.tell(record, sent.result.as_ref().err(), sent.upstream_status);
+            drop(turns);
+            let representation = sent.result?;
+            Ok(Written {
+                representation,
+                is_replayed: false,
+            })
         };
         let task = self
             .0
             .tasks
             .spawn(task.instrument(tracing::Span::current()));
         task.await.unwrap_or(Err(ExchangeError::Interrupted))
+    }
+
+    /// A mark of the caller's tenant and that record which no other change bears: the first such of
+    /// those that `mark` makes of 1 and on, and the first of all where there is none.
+    #[must_use]
+    pub fn unused_mark(
+        &self,
+        permit: &Permit,
+        record: (&'static str, u64),
+        mark: impl Fn(u32) -> String,
+    ) -> String {
+        let candidates = (1..=MOST_MARKS).map(|number| Mark {
+            tenant: permit.tenant().id().clone(),
+            record,
+            text: mark(number),
+        });
+        let unused = self.0.marks.unused(candidates);
+        unused.unwrap_or_else(|| mark(1))
+    }
+
+    /// Waits for all that a change must wait for, and looks whether it was made already.
+    async fn begin(
+        &self,
+        permit: &Permit,
+        write: &mut Write,
+        claim: Option<&Claim>,
+    ) -> Result<Beginning, ExchangeError> {
+        let parts = &self.0;
+        let condition = write.condition.take();
+        let record = parts
+            .record_turn(permit, write, condition.is_some())
+            .await?;
+        let mark = parts.mark_turn(permit, write).await?;
+        let earlier = claim.and_then(Claim::earlier);
+        let mut turns = Turns { record, mark };
+        if let (Some(earlier), Some(trace)) = (earlier, &write.trace) {
+            let found = parts
+                .look_for(permit, trace, earlier, turns.mark.as_deref_mut())
+                .await?;
+            if let Some(representation) = found {
+                return Ok(Beginning::WasMade(representation));
+            }
+            let settled = earlier.ended + trace::SETTLING;
+            if let Ok(retry_after) = settled.duration_since(parts.clock.wall())
+                && !retry_after.is_zero()
+            {
+                return Err(ExchangeError::Unsettled { retry_after });
+            }
+        }
+        if let Some(condition) = condition {
+            self.require(permit, write.record.1, condition).await?;
+        }
+        Ok(Beginning::Send(turns))
+    }
+
+    /// Sends a change; where its answer doesn't say what became of it, asks for its trace.
+    async fn send<T>(
+        &self,
+        permit: &Permit,
+        write: &Write,
+        turns: &mut Turns,
+        sent: SystemTime,
+        translate: T,
+    ) -> Sent
+    where
+        T: FnOnce(&[u8]) -> Result<Representation, Unfit>,
+    {
+        let parts = &self.0;
+        if let Some(history) = &mut turns.mark {
+            history.sends(sent);
+        }
+        let request = Request {
+            clave: permit.tenant().clave(),
+            credential: permit.credential(),
+            target: &write.target,
+            party: &Party::alone(lane_of(permit)),
+            // Nobody can leave a change.
+            abandoned: &CancellationToken::new(),
+        };
+        let answer = parts.upstream.send(request, &write.payload).await;
+        let upstream_status = match &answer {
+            Ok(answer) => Some(answer.status),
+            Err(failure) => failure.status(),
+        };
+        let mut result = answer
+            .map_err(ExchangeError::from)
+            .and_then(|answer| Ok(Arc::new(translate(&answer.body)?)));
+        if let (Err(error), Some(trace)) = (&result, &write.trace)
+            && !error.is_certain()
+        {
+            let attempt = Attempt {
+                sent,
+                ended: parts.clock.wall(),
+                mark: trace.mark.clone().unwrap_or_default(),
+            };
+            let found = parts
+                .look_for(permit, trace, &attempt, turns.mark.as_deref_mut())
+                .await;
+            // Where that fails too, the change's own failure is what is told.
+            if let Ok(Some(representation)) = found {
+                result = Ok(representation);
+            }
+        } else if let (Ok(representation), Some(trace), Some(history)) =
+            (&result, &write.trace, &mut turns.mark)
+            && let Some(id) = (trace.id)(representation.body())
+        {
+            history.takes(id);
+        }
+        Sent {
+            result,
+            upstream_status,
+        }
     }
 
     /// Looks at the record as the ERP has it now.
@@ -536,6 +704,52 @@ impl Parts {
         })
     }
 
+    /// Leave to leave a trace under the change's mark.
+    async fn mark_turn(&self, permit: &Permit, write: &Write) -> Result<Option<MarkTurn>, Failure> {
+        let Some(text) = write.trace.as_ref().and_then(|trace| trace.mark.clone()) else {
+            return Ok(None);
+        };
+        let mark = Mark {
+            tenant: permit.tenant().id().clone(),
+            record: write.record,
+            text,
+        };
+        let patience = self.upstream.longest_write();
+        let turn = self.marks.turn(mark);
+        let turn = self.clock.before(self.clock.instant() + patience, turn);
+        turn.await.flatten().map(Some).ok_or(Failure::QueueFull {
+            retry_after: self.upstream.patience(),
+        })
+    }
+
+    /// The answer that a change would have had, from the trace that it left.
+    async fn look_for(
+        &self,
+        permit: &Permit,
+        trace: &Trace,
+        attempt: &Attempt,
+        history: Option<&mut marks::History>,
+    ) -> Result<Option<Arc<Representation>>, ExchangeError> {
+        let request = Request {
+            clave: permit.tenant().clave(),
+            credential: permit.credential(),
+            target: &trace.target,
+            party: &Party::alone(lane_of(permit)),
+            abandoned: &CancellationToken::new(),
+        };
+        let answer = self.upstream.look(request).await?;
+        let sighting = Sighting::of(attempt, history.as_deref(), self.clock.wall(), answer.date);
+        let found = (trace.find)(&answer.body, &sighting)?.map(Arc::new);
+        let result = if found.is_some() { "found" } else { "absent" };
+        self.traces.get_or_create(&ResultLabel { result }).inc();
+        if let (Some(found), Some(history)) = (&found, history)
+            && let Some(id) = (trace.id)(found.body())
+        {
+            history.takes(id);
+        }
+        Ok(found)
+    }
+
     /// An older answer, where the ERP fails. A change that is known to have been made
     /// is not undone in it.
     fn last_resort(
@@ -559,7 +773,7 @@ impl Parts {
     ) {
         let change = match error {
             None => Change::Made,
-            Some(ExchangeError::Upstream(failure)) if failure.is_certain() => return,
+            Some(error) if error.is_certain() => return,
             // A page that says 200 may be anybody's.
             Some(_) => Change::Doubtful,
         };
@@ -573,7 +787,7 @@ impl Parts {
     fn tell(&self, record: Taken, error: Option<&ExchangeError>, upstream_status: Option<u16>) {
         match error {
             None => record.end(Outcome::Done, None, upstream_status),
-            Some(error @ ExchangeError::Upstream(failure)) if failure.is_certain() => {
+            Some(error) if error.is_certain() => {
                 record.end(
                     Outcome::Refused,
                     Some((self.code_of)(error)),
@@ -616,6 +830,13 @@ impl Parts {
                 ttl: windows.ttl,
             },
         }
+    }
+}
+
+/// Keeps a change's answer for those who ask again.
+async fn give_answer(claim: Option<Box<Claim>>, answer: &Representation) {
+    if let Some(claim) = claim {
+        claim.done(answer.body().clone()).await;
     }
 }
 

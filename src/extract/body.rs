@@ -5,16 +5,22 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header::CONTENT_LENGTH};
-use http_body_util::BodyExt as _;
-use tokio::time::timeout;
 
-use crate::problem::{Code, FieldError, Problem};
+use crate::{
+    clock::Clock,
+    problem::{Code, FieldError, Problem},
+};
 
-/// How long a sender may be silent.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+use super::pace::{Cut, Paced, Patience};
 
-/// How long a body that is read whole may take.
-const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a body that is read whole: some hundred bytes, mostly in one piece.
+const PATIENCE: Patience = Patience {
+    min_rate: 0,
+    idle: Duration::from_secs(30),
+};
+
+/// How long such a body may take.
+const WHOLE: Duration = Duration::from_secs(60);
 
 /// What may be so large at most, in words for the caller.
 #[derive(Debug, Clone, Copy)]
@@ -56,42 +62,29 @@ pub(super) fn promised(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-pub(super) fn incomplete() -> Problem {
-    Problem::new(
-        Code::MalformedBody,
-        "The body ended or stalled before it was complete. Send the request again; if that happens every time, let your HTTP client write `Content-Type` and its `boundary` itself.",
-    )
-}
-
 /// The whole body, refused early where its length is promised.
 pub(super) async fn read(
     headers: &HeaderMap,
-    mut body: Body,
+    body: Body,
     limit: Limit<'_>,
+    clock: &Clock,
 ) -> Result<Bytes, Problem> {
     if promised(headers).is_some_and(|length| length > limit.bytes) {
         return Err(limit.exceeded());
     }
-    timeout(WHOLE_TIMEOUT, gather(&mut body, limit))
-        .await
-        .unwrap_or_else(|_| Err(incomplete()))
+    let until = clock.instant() + WHOLE;
+    let gathered = gather(Paced::new(body, PATIENCE, clock), limit);
+    let in_time = clock.before(until, gathered).await;
+    in_time.unwrap_or_else(|| Err(Cut::TooLong(WHOLE).into()))
 }
 
-async fn gather(body: &mut Body, limit: Limit<'_>) -> Result<Bytes, Problem> {
+async fn gather(mut body: Paced<'_>, limit: Limit<'_>) -> Result<Bytes, Problem> {
     let mut bytes = BytesMut::new();
-    loop {
-        let frame = timeout(IDLE_TIMEOUT, body.frame())
-            .await
-            .map_err(|_| incomplete())?;
-        let Some(frame) = frame else {
-            return Ok(bytes.freeze());
-        };
-        let Ok(data) = frame.map_err(|_| incomplete())?.into_data() else {
-            continue;
-        };
+    while let Some(data) = body.next().await? {
         if (bytes.len() + data.len()) as u64 > limit.bytes {
             return Err(limit.exceeded());
         }
         bytes.extend_from_slice(&data);
     }
+    Ok(bytes.freeze())
 }

@@ -1,10 +1,11 @@
 //! A JSON object as a body.
 
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRef, FromRequest, Request};
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
 use crate::{
+    clock::Clock,
     i_json,
     problem::{Code, FieldError, Problem},
 };
@@ -18,10 +19,14 @@ const MAX_BYTES: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct JsonObject(pub Map<String, Value>);
 
-impl<S: Sync> FromRequest<S> for JsonObject {
+impl<S> FromRequest<S> for JsonObject
+where
+    S: Sync,
+    Clock: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let media_type = request
             .headers()
             .get(CONTENT_TYPE)
@@ -45,7 +50,7 @@ impl<S: Sync> FromRequest<S> for JsonObject {
             bytes: MAX_BYTES,
             field: None,
         };
-        let bytes = body::read(&parts.headers, body, limit).await?;
+        let bytes = body::read(&parts.headers, body, limit, &Clock::from_ref(state)).await?;
         if bytes.is_empty() {
             return Err(Problem::new(
                 Code::MalformedBody,

@@ -1,9 +1,30 @@
-//! What an upload's bytes are. The name and the declared type of a part are the
-//! sender's words; only the bytes are believed.
+//! What an upload's bytes are, and what they give away. The name and the declared type of a
+//! part are the sender's words; only the bytes are believed.
 
-use imagesize::ImageType;
+mod exif;
+mod foreign;
+mod format;
+mod heif;
+mod inspect;
+mod jpeg;
+mod png;
+mod shrink;
+mod strip;
+mod trailer;
+mod webp;
 
-/// What an upload may be, from `images.*`.
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+pub use self::{
+    format::Format,
+    inspect::{Inspected, inspect},
+    shrink::{Fitted, Shrink, Shrinker, Shrunk},
+    strip::strip,
+};
+
+/// What an upload may be, and what is done to it, from `images.*`.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// The largest image, in bytes.
@@ -12,60 +33,21 @@ pub struct Rules {
     pub max_pixels: u64,
     /// The formats that are taken.
     pub formats: Vec<Format>,
+    /// What becomes of metadata.
+    pub metadata: Metadata,
+    /// What makes larger ones smaller; none leaves them.
+    pub shrink: Option<Shrinker>,
 }
 
-/// A format that can be configured.
+/// What becomes of metadata, such as where a photo was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// JPEG (ITU T.81).
-    Jpeg,
-    /// PNG (RFC 2083).
-    Png,
-    /// WebP (RFC 9649).
-    Webp,
-}
-
-impl Format {
-    /// Its usual name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpeg",
-            Self::Png => "png",
-            Self::Webp => "webp",
-        }
-    }
-
-    /// Its media type.
-    #[must_use]
-    pub const fn media_type(self) -> &'static str {
-        match self {
-            Self::Jpeg => "image/jpeg",
-            Self::Png => "image/png",
-            Self::Webp => "image/webp",
-        }
-    }
-
-    /// The usual ending of its files.
-    #[must_use]
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpg",
-            Self::Png => "png",
-            Self::Webp => "webp",
-        }
-    }
-}
-
-/// What was found in an image's own header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inspected {
-    /// Its format.
-    pub format: Format,
-    /// In pixels, as stored: orientation isn't applied.
-    pub width: u64,
-    /// In pixels, as stored.
-    pub height: u64,
+pub enum Metadata {
+    /// The image's bytes stay as they are.
+    Keep,
+    /// Whatever says where, or could, is removed.
+    StripLocation,
+    /// Only what the picture needs to look the same stays.
+    StripAll,
 }
 
 /// Why an image isn't taken.
@@ -86,98 +68,85 @@ pub enum Unusable {
     /// More pixels than allowed.
     #[error("the image has {0} pixels")]
     TooManyPixels(u64),
+    /// An image for one program, and a page, a script, a document or an archive for another.
+    #[error("the file is an image and something else too")]
+    Polyglot,
 }
 
-/// Looks at an image's bytes.
-///
-/// # Errors
-/// The first rule that it breaks.
-pub fn inspect(bytes: &[u8], rules: &Rules) -> Result<Inspected, Unusable> {
-    if bytes.is_empty() {
-        return Err(Unusable::Empty);
-    }
-    let kind = imagesize::image_type(bytes).map_err(|_| Unusable::NotAnImage)?;
-    let format = match kind {
-        ImageType::Jpeg => Format::Jpeg,
-        ImageType::Png => Format::Png,
-        ImageType::Webp => Format::Webp,
-        _ => return Err(Unusable::Format),
-    };
-    if !rules.formats.contains(&format) {
-        return Err(Unusable::Format);
-    }
-    let size = imagesize::blob_size(bytes).map_err(|_| Unusable::Damaged)?;
-    let (width, height) = (size.width as u64, size.height as u64);
-    let pixels = width.saturating_mul(height);
-    if pixels == 0 {
-        return Err(Unusable::Damaged);
-    }
-    if pixels > rules.max_pixels {
-        return Err(Unusable::TooManyPixels(pixels));
-    }
-    if !is_whole(format, bytes) {
-        return Err(Unusable::Damaged);
-    }
-    Ok(Inspected {
-        format,
-        width,
-        height,
-    })
+/// Looks at uploaded images and prepares them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Images(Arc<Rules>);
+
+/// An image as the ERP is to get it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its bytes.
+    pub bytes: BytesMut,
+    /// What they are.
+    pub inspected: Inspected,
+    /// Whether they are those that came in.
+    pub is_original: bool,
 }
 
-/// Whether the file's end has arrived; what cameras append behind it is theirs.
-fn is_whole(format: Format, bytes: &[u8]) -> bool {
-    match format {
-        // Entropy-coded data stuffs every FF, so the first FFD9 behind the start
-        // of scan is the end of the image (ITU T.81 §B.1.1.2); an embedded
-        // thumbnail's stands before it.
-        Format::Jpeg => {
-            jpeg_scan(bytes).is_some_and(|scan| memchr::memmem::find(scan, &[0xFF, 0xD9]).is_some())
-        }
-        Format::Png => png_has_end(bytes),
-        Format::Webp => bytes
-            .get(4..8)
-            .and_then(|size| size.try_into().ok())
-            .is_some_and(|size| bytes.len() as u64 >= u64::from(u32::from_le_bytes(size)) + 8),
+impl Images {
+    /// Under those rules.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self(Arc::new(rules))
     }
-}
 
-/// What follows the first start-of-scan marker, found by walking the segments.
-fn jpeg_scan(bytes: &[u8]) -> Option<&[u8]> {
-    const START_OF_SCAN: u8 = 0xDA;
-    let mut rest = bytes.get(2..)?;
-    loop {
-        let (&[first, marker], tail) = rest.split_first_chunk::<2>()?;
-        if first != 0xFF {
-            return None;
-        }
-        match marker {
-            // A fill byte before the marker.
-            0xFF => rest = &rest[1..],
-            START_OF_SCAN => return Some(tail),
-            // Markers without a length (ITU T.81 table B.1).
-            0x01 | 0xD0..=0xD7 => rest = tail,
-            _ => {
-                let length = u16::from_be_bytes(*tail.first_chunk::<2>()?);
-                rest = tail.get(usize::from(length)..)?;
+    /// What an upload may be.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.0
+    }
+
+    /// Inspects an image and prepares it: makes it smaller where it must be, and then removes what
+    /// isn't to be told. What is removed is removed in place.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub async fn accept(&self, image: BytesMut) -> Result<Accepted, Unusable> {
+        let mut inspected = inspect(&image, &self.0)?;
+        let (image, was_shrunk) = match &self.0.shrink {
+            None => (image, false),
+            Some(shrinker) => {
+                let Inspected {
+                    format,
+                    width,
+                    height,
+                } = inspected;
+                match shrinker.shrink(image, format, width, height).await? {
+                    Fitted::AsItWas(image) => (image, false),
+                    Fitted::Shrunk(shrunk) => {
+                        (inspected.width, inspected.height) = (shrunk.width, shrunk.height);
+                        (shrunk.bytes, true)
+                    }
+                }
             }
+        };
+        let metadata = self.0.metadata;
+        if metadata == Metadata::Keep {
+            return Ok(Accepted {
+                bytes: image,
+                inspected,
+                is_original: !was_shrunk,
+            });
         }
+        let stripping = tokio::task::spawn_blocking(move || {
+            let mut image = image;
+            let changed = strip(&mut image, inspected.format, metadata)?;
+            Ok((image, changed))
+        });
+        // A panic says that the image was stranger than we can deal with.
+        let (bytes, changed) = stripping.await.unwrap_or(Err(Unusable::Damaged))?;
+        Ok(Accepted {
+            bytes,
+            inspected,
+            is_original: !changed && !was_shrunk,
+        })
     }
 }
 
-/// Whether the chunks lead to a complete `IEND`.
-fn png_has_end(bytes: &[u8]) -> bool {
-    const FRAME: usize = 12; // length, type, CRC
-    let mut rest = bytes.get(8..).unwrap_or_default();
-    while let Some((head, _)) = rest.split_first_chunk::<8>() {
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let Some(next) = length.checked_add(FRAME).and_then(|size| rest.get(size..)) else {
-            return false;
-        };
-        if &head[4..] == b"IEND" {
-            return true;
-        }
-        rest = next;
-    }
-    false
-}
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ fn bare(response: &Response) -> Problem {
             }
         }
         StatusCode::BAD_REQUEST => Problem::of(Code::MalformedBody),
+        StatusCode::REQUEST_TIMEOUT => Problem::of(Code::RequestTimeout),
         StatusCode::PAYLOAD_TOO_LARGE => Problem::of(Code::PayloadTooLarge),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::of(Code::UnsupportedMediaType),
         StatusCode::UNPROCESSABLE_ENTITY => Problem::of(Code::ValidationFailed),

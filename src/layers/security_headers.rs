@@ -64,7 +64,9 @@ pub fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
             IF_NONE_MATCH,
             LLAVERO_TENANT,
             X_REQUEST_ID,
+            HeaderName::from_static("content-digest"),
             HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("repr-digest"),
             HeaderName::from_static("traceparent"),
         ])
         .expose_headers([
@@ -77,6 +79,7 @@ pub fn cors(allowed_origins: &[String]) -> Option<CorsLayer> {
             VARY,
             WWW_AUTHENTICATE,
             HeaderName::from_static("cache-status"),
+            HeaderName::from_static("idempotent-replayed"),
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
             HeaderName::from_static("server-timing"),

@@ -65,6 +65,8 @@ catalog! {
         "Correct the parameters listed in `errors`."
     MalformedBody "malformed-body" BAD_REQUEST "The body can't be read"
         "Send a body in the format that its `Content-Type` says, complete and well formed."
+    RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request took too long to arrive"
+        "Nothing was sent to the ERP. Send the request again; `detail` names the rule that the connection was too slow for."
     ValidationFailed "validation-failed" UNPROCESSABLE_ENTITY "The body's fields aren't valid"
         "Correct the fields listed in `errors`. Nothing was sent to the ERP."
     UpstreamValidation "upstream-validation" UNPROCESSABLE_ENTITY "The ERP refused the values"

@@ -8,8 +8,9 @@ use http::HeaderValue;
 use crate::{
     caller::Denied,
     exchange::{ExchangeError, Unfit},
+    idempotency::Repeated,
     identity::{InvalidToken, Refused},
-    images,
+    images, in_flight,
     limits::{Refusal, Whose},
     upstream::Failure,
 };
@@ -46,6 +47,17 @@ impl From<Refused> for Problem {
                 .with_retry_after(retry_after)
                 .caused_by(refused),
         }
+    }
+}
+
+impl From<in_flight::Full> for Problem {
+    fn from(full: in_flight::Full) -> Self {
+        Self::new(
+            Code::Overloaded,
+            "So many photos are being uploaded that there is no room for one more. Nothing was sent to the ERP. Wait for `Retry-After` and send it again.",
+        )
+        .with_retry_after(DEFAULT_RETRY_AFTER)
+        .caused_by(full)
     }
 }
 
@@ -109,6 +121,25 @@ fn in_words(seconds: u64) -> String {
     }
 }
 
+impl From<Repeated> for Problem {
+    fn from(repeated: Repeated) -> Self {
+        let cause = repeated.to_string();
+        let problem = match repeated {
+            Repeated::Running { retry_after } => {
+                Self::of(Code::IdempotencyConflict).with_retry_after(retry_after)
+            }
+            Repeated::Mismatch => Self::of(Code::IdempotencyMismatch).with_errors(vec![
+                FieldError::parameter(
+                    "Idempotency-Key",
+                    "Was used for a request with other content, to which the answer is kept. Nothing was sent. Use a new key for new content, and the same content for the same key.",
+                ),
+            ]),
+            Repeated::Store(_) => Self::of(Code::Overloaded).with_retry_after(DEFAULT_RETRY_AFTER),
+        };
+        problem.caused_by(cause)
+    }
+}
+
 impl From<ExchangeError> for Problem {
     fn from(error: ExchangeError) -> Self {
         let cause = error.to_string();
@@ -123,6 +154,11 @@ impl From<ExchangeError> for Problem {
                 "The ERP answered with something that can't be read. Try again later; after a write, read the record first: the change may have been made.",
             ),
             ExchangeError::Changed => Self::of(Code::PreconditionFailed),
+            ExchangeError::Unsettled { retry_after } => Self::new(
+                Code::IdempotencyConflict,
+                "An earlier attempt of this request went to the ERP, no answer came, and it has left no trace there yet. It may still be made, so nothing was sent. Wait for `Retry-After` and send the same request again, with the same `Idempotency-Key` if it had one.",
+            )
+            .with_retry_after(retry_after),
             ExchangeError::NotCached => Self::of(Code::NotCached),
             ExchangeError::Interrupted => Self::of(Code::Internal),
         };
@@ -145,6 +181,10 @@ impl From<Failure> for Problem {
             Failure::Broken => Self::new(
                 Code::UpstreamError,
                 "The connection to the ERP broke before its answer was complete. Try again; after a write, read the record first: the change may have been made.",
+            ),
+            Failure::Unsent => Self::new(
+                Code::UpstreamError,
+                "The connection to the ERP broke, or the time was up, before the whole photo was sent, so the ERP can't have taken it. Send it again.",
             ),
             Failure::Timeout => Self::of(Code::UpstreamTimeout),
             Failure::Paused { retry_after } => {
@@ -279,6 +319,11 @@ impl Problem {
                     "The part `imagen` has {pixels} pixels (width × height); the limit is {}. Send it smaller.",
                     rules.max_pixels
                 ),
+            ),
+            images::Unusable::Polyglot => (
+                Code::InvalidImage,
+                "The part `imagen` is an image with something else in it: a page, a script, a document, an archive or what no camera writes, in its metadata or behind its end. Send the photo as the camera made it."
+                    .to_owned(),
             ),
         };
         Self::new(code, detail.clone()).with_errors(vec![FieldError::body("imagen", detail)])

@@ -4,6 +4,7 @@
 
 pub mod me;
 mod members;
+pub mod once;
 pub mod ordenes;
 pub mod paged;
 pub mod problems;

@@ -357,15 +357,17 @@ documented_problems! {
         UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited
         UpstreamUnavailable UpstreamTimeout NotCached;
     /// What can go wrong with a change.
-    ChangeProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
+    ChangeProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody RequestTimeout MissingToken
         InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
-        PreconditionFailed PayloadTooLarge UnsupportedMediaType ValidationFailed UpstreamValidation
+        IdempotencyConflict PreconditionFailed PayloadTooLarge UnsupportedMediaType ValidationFailed
+        UpstreamValidation IdempotencyMismatch
         Internal UpstreamError UpstreamMismatch UpstreamCredentialRejected Overloaded
         UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
     /// What can go wrong with an upload.
-    UploadProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody MissingToken
-        InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed PayloadTooLarge
-        UnsupportedMediaType ValidationFailed InvalidImage UpstreamValidation Internal
+    UploadProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody RequestTimeout MissingToken
+        InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
+        IdempotencyConflict PayloadTooLarge UnsupportedMediaType ValidationFailed InvalidImage UpstreamValidation
+        IdempotencyMismatch Internal
         UpstreamError UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
 }
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
+use futures_util::future::{self, Either};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
@@ -13,7 +14,7 @@ use hyper_util::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
@@ -21,6 +22,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Stop,
+    linger::linger_on,
+    peer,
+    rest::Rests,
+    socket::Socket,
     watch::{Activity, IDLE, Watched},
 };
 
@@ -50,6 +55,8 @@ pub(super) struct Door {
     pub(super) router: Router,
     /// The most connections at once; more wait to be accepted.
     pub(super) connections: usize,
+    /// How much is taken, in bytes, of what a client still sends when its connection ends.
+    pub(super) leftovers: u64,
     /// Writes whose callers are waited for beyond the grace.
     pub(super) writes: TaskTracker,
     pub(super) stop: Stop,
@@ -79,6 +86,7 @@ impl Door {
             listener,
             router,
             connections,
+            leftovers,
             writes,
             stop,
             grace,
@@ -90,6 +98,7 @@ impl Door {
         let connection = Arc::new(Connection {
             builder: builder(),
             router,
+            leftovers,
         });
         let mut logged: Option<Instant> = None;
 
@@ -98,7 +107,7 @@ impl Door {
                 accepted = accept(&listener, &places) => accepted,
                 () = stop.drain.cancelled() => break,
             };
-            let (stream, peer, place) = match accepted {
+            let (socket, peer, place) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG) {
@@ -113,7 +122,7 @@ impl Door {
             let closing = stop.drain.clone();
             open.spawn(async move {
                 tokio::select! {
-                    () = connection.serve(stream, peer, watcher, closing) => {}
+                    () = connection.serve(socket, peer, watcher, closing) => {}
                     () = cut.cancelled() => {}
                 }
                 drop(place);
@@ -122,7 +131,11 @@ impl Door {
         drop(listener);
         open.close();
         let finished = async {
-            let mut closing = pin!(graceful.shutdown());
+            // Behind the answers, what their clients still send is taken.
+            let mut closing = pin!(async {
+                graceful.shutdown().await;
+                open.wait().await;
+            });
             if timeout(grace, &mut closing).await.is_ok() {
                 return true;
             }
@@ -149,7 +162,7 @@ async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
 ) -> std::io::Result<(
-    TcpStream,
+    Socket,
     SocketAddr,
     Option<tokio::sync::OwnedSemaphorePermit>,
 )> {
@@ -158,44 +171,64 @@ async fn accept(
     let (stream, peer) = listener.accept().await?;
     // Answers are written whole; waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    Ok((stream, peer, place))
+    Ok((Socket::new(stream), peer, place))
 }
 
 struct Connection {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
+    leftovers: u64,
 }
 
 impl Connection {
     async fn serve(
         &self,
-        stream: TcpStream,
+        socket: Socket,
         peer: SocketAddr,
         watcher: Watcher,
         closing: CancellationToken,
     ) {
         let activity = Activity::new();
         let speaks = tokio::select! {
-            speaks = protocol(&stream) => speaks,
+            speaks = protocol(&socket) => speaks,
             () = activity.ends() => return,
             () = closing.cancelled() => return,
         };
-        let builder = match speaks {
-            Some(Protocol::Http1) => self.builder.clone().http1_only(),
-            Some(Protocol::Http2) => self.builder.clone().http2_only(),
+        let (builder, (rests, taker), gone) = match speaks {
+            Some(Protocol::Http1) => (
+                self.builder.clone().http1_only(),
+                Rests::of_http1(&socket),
+                Either::Left(peer::gone(&socket, &activity)),
+            ),
+            // HTTP/2 reads on whatever it serves, and sees for itself.
+            Some(Protocol::Http2) => (
+                self.builder.clone().http2_only(),
+                Rests::of_http2(&socket, self.leftovers),
+                Either::Right(future::pending()),
+            ),
             None => return,
         };
         let service = Watched {
             service: TowerToHyperService::new(self.router.clone()),
             activity: activity.clone(),
+            rests,
             peer,
         };
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(socket.clone()), service);
         let connection = watcher.watch(connection.into_owned());
+        let taking = async {
+            taker.take().await;
+            future::pending().await
+        };
         tokio::select! {
             // How a client's connection ends is the client's affair.
             _ = connection => {}
-            () = activity.ends() => {}
+            () = taking => {}
+            () = gone => return,
+            () = activity.ends() => return,
+        }
+        if socket.has_more() && socket.end().is_ok() {
+            linger_on(socket, self.leftovers).await;
         }
     }
 }
@@ -207,12 +240,12 @@ enum Protocol {
 
 /// What the first bytes say; they stay to be read. HTTP/2 begins with `PRI` (RFC 9113 §3.4),
 /// which is no method of HTTP/1.
-async fn protocol(stream: &TcpStream) -> Option<Protocol> {
+async fn protocol(socket: &Socket) -> Option<Protocol> {
     const BEGINNING: &[u8] = b"PRI";
     const AGAIN: Duration = Duration::from_millis(20);
     let mut first = [0; BEGINNING.len()];
     loop {
-        match stream.peek(&mut first).await {
+        match socket.peek(&mut first).await {
             Err(_) | Ok(0) => return None,
             Ok(length) if !BEGINNING.starts_with(&first[..length]) => return Some(Protocol::Http1),
             Ok(length) if length == BEGINNING.len() => return Some(Protocol::Http2),
@@ -227,6 +260,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        // Whether the client is still there is told by other means.
+        .half_close(true)
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES);
@@ -238,4 +273,203 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use axum::{body::Body, extract::Request, routing};
+    use http_body_util::BodyExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        sync::{Notify, mpsc},
+    };
+
+    use super::*;
+
+    /// What became of a handler.
+    #[derive(Debug, PartialEq)]
+    enum Told {
+        Began,
+        Dropped,
+    }
+
+    /// Tells when it is dropped.
+    struct Guard(mpsc::UnboundedSender<Told>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let _ = self.0.send(Told::Dropped);
+        }
+    }
+
+    /// A server at a port, whose handler at `/body` reads the body and keeps it; the one at
+    /// `/waits` waits for ever, the one at `/released` until it is released.
+    struct Server {
+        at: SocketAddr,
+        told: mpsc::UnboundedReceiver<Told>,
+        release: Arc<Notify>,
+        tasks: TaskTracker,
+        stop: Stop,
+    }
+
+    impl Server {
+        async fn start() -> Self {
+            let (tell, told) = mpsc::unbounded_channel();
+            let begin = move || {
+                let _ = tell.send(Told::Began);
+                Guard(tell.clone())
+            };
+            let waits = {
+                let begin = begin.clone();
+                || async move {
+                    let _guard = begin();
+                    std::future::pending::<()>().await;
+                }
+            };
+            let release = Arc::new(Notify::new());
+            let released = {
+                let (begin, release) = (begin.clone(), release.clone());
+                || async move {
+                    let _guard = begin();
+                    release.notified().await;
+                }
+            };
+            let body = |request: Request<Body>| async move {
+                let _guard = begin();
+                let mut kept = Vec::new();
+                let mut body = request.into_body();
+                while let Some(Ok(frame)) = body.frame().await {
+                    kept.push(frame);
+                }
+            };
+            let router = Router::new()
+                .route("/waits", routing::any(waits))
+                .route("/released", routing::get(released))
+                .route("/body", routing::post(body));
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let at = listener.local_addr().expect("an address");
+            let stop = Stop::default();
+            let door = Door {
+                listener,
+                router,
+                connections: 10,
+                leftovers: 1 << 20,
+                writes: TaskTracker::new(),
+                stop: stop.clone(),
+                grace: Duration::from_secs(3600),
+            };
+            let tasks = TaskTracker::new();
+            tasks.spawn(door.serve());
+            tasks.close();
+            Self {
+                at,
+                told,
+                release,
+                tasks,
+                stop,
+            }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.at).await.expect("it listens")
+        }
+
+        async fn tells(&mut self, expected: Told) {
+            let told = timeout(Duration::from_secs(20), self.told.recv()).await;
+            assert_eq!(told.expect("soon"), Some(expected));
+        }
+    }
+
+    /// A client that has sent that, and leaves in that way when the handler has it.
+    async fn leaves<F: Future<Output = ()>>(sent: &str, leave: impl FnOnce(TcpStream) -> F) {
+        let mut server = Server::start().await;
+        let mut client = server.connect().await;
+        client.write_all(sent.as_bytes()).await.expect("is sent");
+        server.tells(Told::Began).await;
+        leave(client).await;
+        server.tells(Told::Dropped).await;
+        server.stop.drain.cancel();
+        server.tasks.wait().await;
+    }
+
+    const GET: &str = "GET /waits HTTP/1.1\r\nhost: x\r\n\r\n";
+    const POST: &str = "POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nbegun";
+    /// More than is read before somebody asks for it.
+    fn unread() -> String {
+        let body = "x".repeat(40_000);
+        format!("POST /waits HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{body}")
+    }
+
+    const CHUNKED: &str =
+        "POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n";
+
+    #[tokio::test]
+    async fn what_is_done_for_a_client_that_leaves_is_dropped() {
+        for sent in [GET, POST, CHUNKED, &unread()] {
+            leaves(sent, |client| async move { drop(client) }).await;
+        }
+        // With a next request behind it, which nobody reads.
+        leaves(&format!("{GET}{GET}"), |client| async move { drop(client) }).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_done_for_a_client_that_breaks_off_is_dropped() {
+        let old = GET.replace("1.1", "1.0");
+        for sent in [GET, POST, CHUNKED, &old, &unread()] {
+            leaves(sent, |client| async move {
+                client.set_zero_linger().expect("a socket's option");
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_for_a_stream_that_is_reset_is_dropped() {
+        for path in ["waits", "body"] {
+            for resets in [true, false] {
+                let mut server = Server::start().await;
+                let socket = server.connect().await;
+                let (mut client, connection) =
+                    h2::client::handshake(socket).await.expect("a connection");
+                let tasks = TaskTracker::new();
+                let connection = tasks.spawn(connection);
+                let method = if path == "body" { "POST" } else { "GET" };
+                let request = http::Request::builder()
+                    .method(method)
+                    .uri(format!("http://x/{path}"))
+                    .body(())
+                    .expect("a request");
+                let (_response, mut stream) = client.send_request(request, false).expect("is sent");
+                stream
+                    .send_data(bytes::Bytes::from_static(b"begun"), false)
+                    .expect("is sent");
+                server.tells(Told::Began).await;
+                match resets {
+                    true => stream.send_reset(h2::Reason::CANCEL),
+                    false => connection.abort(),
+                }
+                server.tells(Told::Dropped).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_ended_its_half_is_waited_for() {
+        let mut server = Server::start().await;
+        let mut client = server.connect().await;
+        let request = GET.replace("/waits", "/released");
+        client.write_all(request.as_bytes()).await.expect("is sent");
+        server.tells(Told::Began).await;
+        client.shutdown().await.expect("is half closed");
+        let mut interim = [0; 25];
+        client.read_exact(&mut interim).await.expect("an answer");
+        assert_eq!(&interim[..], b"HTTP/1.1 100 Continue\r\n\r\n");
+        server.release.notify_one();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
 }

@@ -1,7 +1,10 @@
 //! Listeners and the drain.
 
 mod accept;
+mod linger;
+mod peer;
 mod rest;
+mod socket;
 mod watch;
 
 use std::{io, time::Duration};
@@ -15,6 +18,11 @@ use accept::Door;
 
 /// What probes and scrapers open at most.
 const ADMIN_CONNECTIONS: usize = 64;
+/// Who sends a photo that is too large writes all of it before it reads that: so many times the
+/// largest one are taken of what a refused request still sends, and a phone's whole photo in any case.
+const LEFTOVERS: u64 = 4;
+const LEAST_LEFTOVERS: u64 = 16 << 20;
+const ADMIN_LEFTOVERS: u64 = 64 * 1024;
 /// What a probe that is under way may take at the end.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -55,6 +63,7 @@ pub async fn run(
         background,
         reload: _,
         audit,
+        largest_image,
     } = app;
     let (stop_public, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let servers = TaskTracker::new();
@@ -62,6 +71,7 @@ pub async fn run(
         listener: public,
         router: public_router,
         connections: accept::capacity(),
+        leftovers: largest_image.saturating_mul(LEFTOVERS).max(LEAST_LEFTOVERS),
         writes: tasks.clone(),
         stop: Stop {
             drain: stop_public.clone(),
@@ -73,6 +83,7 @@ pub async fn run(
         listener: admin,
         router: admin_router,
         connections: ADMIN_CONNECTIONS,
+        leftovers: ADMIN_LEFTOVERS,
         writes: TaskTracker::new(),
         stop: Stop {
             drain: stop_admin.clone(),

@@ -1,27 +1,32 @@
-//! What a refused request has not yet sent. An answer that is known before the body is here would
-//! close the connection under the client's writing, which then may never read it: a small rest is
-//! taken first, and a client with a large one is told that the connection ends (RFC 9112 §9.6).
+//! What a refused request has not yet sent. Its answer goes out at once; a small rest is then taken, so
+//! that the connection serves on, and a client with a large one is told that it ends (RFC 9112 §9.6).
+//! HTTP/2's streams end without their connection, so there it is taken whatever its size.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use futures_util::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use hyper::{
-    HeaderMap, Version,
+    HeaderMap, Response, Version,
     body::Incoming,
     header::{CONNECTION, EXPECT, HeaderValue},
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver, UnboundedSender},
+    oneshot::{self, error::TryRecvError},
+};
 
-/// The largest rest that is taken, in bytes.
+use super::{linger::linger, socket::Socket};
+
+/// The largest rest that is taken for an HTTP/1 connection's sake, in bytes.
 const MOST: u64 = 64 * 1024;
-/// How long an answer waits for it.
-const WITHIN: Duration = Duration::from_secs(1);
 
 /// A request's body; what its reader leaves comes back.
 pub(super) struct Received {
@@ -55,21 +60,101 @@ impl Received {
 }
 
 impl Rest {
-    /// Takes what was left unread, if it is small; else notes in the answer that the connection ends.
-    pub(super) async fn settle(mut self, headers: &mut HeaderMap) {
-        // HTTP/2 ends a stream without its connection.
-        if self.version > Version::HTTP_11 {
-            return;
-        }
-        let Ok(body) = self.left.try_recv() else {
-            return;
+    /// Has what was left unread taken; where it is too much, notes in the answer that the connection ends.
+    pub(super) fn settle<B>(mut self, answer: &mut Response<B>, rests: &Rests) {
+        let body = match self.left.try_recv() {
+            Ok(body) => body,
+            Err(TryRecvError::Closed) => return rests.socket.is_settled(),
+            // It is still being read.
+            Err(TryRecvError::Empty) => return,
         };
-        let is_small = body.size_hint().upper().is_some_and(|left| left <= MOST);
-        let is_taken = is_small && !self.waits && timeout(WITHIN, body.collect()).await.is_ok();
-        if !is_taken {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let is_taken = self.version > Version::HTTP_11
+            || !self.waits
+                && match body.size_hint().upper() {
+                    Some(left) => left <= MOST,
+                    // Chunked; who was content with what came has nearly all of it.
+                    None => answer.status().is_success(),
+                };
+        if is_taken {
+            // Nobody takes it where the connection has ended.
+            let _ = rests.sender.send(body);
+        } else {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
         }
     }
+}
+
+/// Where rests go, of one connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Rests {
+    sender: UnboundedSender<Incoming>,
+    socket: Socket,
+}
+
+/// The other end of [`Rests`].
+pub(super) struct Taker {
+    rests: UnboundedReceiver<Incoming>,
+    socket: Socket,
+    /// How much of one, in bytes.
+    most: u64,
+}
+
+impl Rests {
+    pub(super) fn of_http1(socket: &Socket) -> (Self, Taker) {
+        Self::taken(socket, MOST)
+    }
+
+    /// Of each, so many bytes are taken at most.
+    pub(super) fn of_http2(socket: &Socket, most: u64) -> (Self, Taker) {
+        Self::taken(socket, most)
+    }
+
+    fn taken(socket: &Socket, most: u64) -> (Self, Taker) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let rests = Self {
+            sender,
+            socket: socket.clone(),
+        };
+        let taker = Taker {
+            rests: receiver,
+            socket: socket.clone(),
+            most,
+        };
+        (rests, taker)
+    }
+}
+
+impl Taker {
+    /// Takes rests and throws them away, as long as somebody may have one.
+    pub(super) async fn take(mut self) {
+        // As many as there are streams.
+        let mut taking = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                rest = self.rests.recv() => match rest {
+                    Some(body) => taking.push(thrown_away(body, self.most)),
+                    None => return,
+                },
+                Some(is_whole) = taking.next() => if is_whole {
+                    self.socket.is_settled();
+                },
+            }
+        }
+    }
+}
+
+/// Whether all of it came. What doesn't is reset with `NO_ERROR` in HTTP/2, and ends the
+/// connection in HTTP/1.
+async fn thrown_away(mut body: Incoming, most: u64) -> bool {
+    let mut is_broken = false;
+    let sizes = stream::poll_fn(|context| {
+        let frame = ready!(Pin::new(&mut body).poll_frame(context));
+        is_broken |= matches!(frame, Some(Err(_)));
+        let frame = frame.and_then(Result::ok);
+        Poll::Ready(frame.map(|frame| frame.data_ref().map_or(0, Bytes::len)))
+    });
+    linger(sizes, most).await && !is_broken
 }
 
 impl Drop for Received {
@@ -91,10 +176,15 @@ impl Body for Received {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(context);
+        // A chunked body doesn't know its end before it was there.
+        if matches!(polled, Poll::Ready(None)) {
+            self.body = None;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -102,6 +192,9 @@ impl Body for Received {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+        match &self.body {
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
     }
 }

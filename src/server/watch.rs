@@ -12,13 +12,13 @@ use std::{
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::{Request, Response, body::Incoming, service::Service};
+use hyper::{Request, Response, Version, body::Incoming, service::Service};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
 
-use super::rest::Received;
+use super::rest::{Received, Rests};
 
 /// How long a connection may be without its first request, and between two.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
@@ -44,6 +44,8 @@ struct State {
     /// Answers that aren't yet taken.
     answers: usize,
     had_requests: bool,
+    /// The latest request is HTTP/1.1, whose clients take interim answers.
+    takes_interim: bool,
     moved: Instant,
 }
 
@@ -54,6 +56,7 @@ impl Activity {
                 requests: 0,
                 answers: 0,
                 had_requests: false,
+                takes_interim: false,
                 moved: Instant::now(),
             }),
             turned: Notify::new(),
@@ -91,6 +94,12 @@ impl Activity {
         }
     }
 
+    /// Whether a request is being served whose client takes an interim answer now.
+    pub(super) fn takes_interim(&self) -> bool {
+        let state = self.lock();
+        state.requests > 0 && state.takes_interim
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,6 +120,7 @@ impl Activity {
 pub(super) struct Watched<S> {
     pub(super) service: S,
     pub(super) activity: Activity,
+    pub(super) rests: Rests,
     pub(super) peer: SocketAddr,
 }
 
@@ -147,7 +157,9 @@ where
         activity.change(|state| {
             state.requests += 1;
             state.had_requests = true;
+            state.takes_interim = request.version() == Version::HTTP_11;
         });
+        let rests = self.rests.clone();
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let serving = Serving(activity.clone());
         let (parts, body) = request.into_parts();
@@ -155,7 +167,7 @@ where
         let answer = self.service.call(Request::from_parts(parts, body));
         Box::pin(async move {
             let mut response = answer.await?;
-            rest.settle(response.headers_mut()).await;
+            rest.settle(&mut response, &rests);
             activity.change(|state| state.answers += 1);
             let answering = Answering(activity);
             drop(serving);

@@ -4,6 +4,10 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -46,6 +50,18 @@ pub(super) struct ImageBody {
     head: Bytes,
     image: Bytes,
     tail: &'static [u8],
+    progress: Progress,
+}
+
+/// How far a body has been sent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress(Arc<AtomicBool>);
+
+impl Progress {
+    /// Whether the ERP may have all of it. JSON without its end is nothing that it could take.
+    pub(super) fn may_be_whole(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl ImageBody {
@@ -66,7 +82,12 @@ impl ImageBody {
             head: head.into(),
             image,
             tail: b"\"}",
+            progress: Progress::default(),
         }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 }
 
@@ -85,6 +106,7 @@ impl Body for ImageBody {
             let chunk = this.image.split_to(CHUNK_BYTES.min(this.image.len()));
             STANDARD.encode_to_string(&chunk).into()
         } else if !this.tail.is_empty() {
+            this.progress.0.store(true, Ordering::Release);
             Bytes::from_static(std::mem::take(&mut this.tail))
         } else {
             return Poll::Ready(None);

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryFutureExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -21,7 +21,10 @@ use crate::{
     tenants::{Clave, TenantId},
 };
 
-use super::{Encoding, Failure, Payload, Target, body::ImageBody};
+use super::{
+    Encoding, Failure, Payload, Target,
+    body::{ImageBody, Progress},
+};
 
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
@@ -66,6 +69,8 @@ pub struct Answer {
     pub status: u16,
     /// The whole body.
     pub body: Bytes,
+    /// When it was given, by the ERP's clock (RFC 9110 §6.6.1).
+    pub date: Option<SystemTime>,
 }
 
 /// The client couldn't be made.
@@ -127,11 +132,17 @@ impl Client {
             .http
             .request(method, self.url(clave, target)?)
             .headers(headers(Some(shown))?);
-        let request = match payload {
-            None => request,
+        let (request, progress) = match payload {
+            None => (request, None),
             Some(payload) => self.with_payload(request, payload),
         };
-        self.timed(request, tenant, label, deadline).await
+        let outcome = self.timed(request, tenant, label, deadline).await;
+        outcome.map_err(|failure| match (failure, progress) {
+            (Failure::Broken | Failure::Timeout, Some(progress)) if !progress.may_be_whole() => {
+                Failure::Unsent
+            }
+            (failure, _) => failure,
+        })
     }
 
     /// A `POST` of JSON that says itself who it is.
@@ -197,10 +208,13 @@ impl Client {
         &self,
         request: reqwest::RequestBuilder,
         payload: &Payload,
-    ) -> reqwest::RequestBuilder {
+    ) -> (reqwest::RequestBuilder, Option<Progress>) {
         let request = request.header(CONTENT_TYPE, "application/json");
         match payload {
-            Payload::Patch(fields) => request.body(serde_json::to_vec(fields).unwrap_or_default()),
+            Payload::Patch(fields) => {
+                let body = serde_json::to_vec(fields).unwrap_or_default();
+                (request.body(body), None)
+            }
             Payload::Image {
                 titulo,
                 proceso,
@@ -209,7 +223,8 @@ impl Client {
             } => {
                 let body =
                     ImageBody::new(titulo, *proceso, media_type, bytes.clone(), self.encoding);
-                request.body(reqwest::Body::wrap(body))
+                let progress = body.progress();
+                (request.body(reqwest::Body::wrap(body)), Some(progress))
             }
         }
     }
@@ -251,10 +266,13 @@ async fn exchange(request: reqwest::RequestBuilder, now: SystemTime) -> Result<A
     let status = response.status();
     // A part of an answer (206) is none: nothing was asked for in parts.
     if status.is_success() && status != StatusCode::PARTIAL_CONTENT {
+        let date = response.headers().get(DATE);
+        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         let body = read(response, MAX_ANSWER_BYTES).await?;
         return Ok(Answer {
             status: status.as_u16(),
             body,
+            date,
         });
     }
     Err(match status {

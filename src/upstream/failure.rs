@@ -23,6 +23,10 @@ pub enum Failure {
     /// The connection broke before the whole answer was here.
     #[error("the connection broke before the whole answer was here")]
     Broken,
+    /// The connection broke, or the time was up, before the whole body was sent: what the ERP
+    /// has of it is nothing that it could take.
+    #[error("the connection broke or the time was up before the body was sent")]
+    Unsent,
     /// The whole answer took longer than `upstream.timeout`.
     #[error("the answer took too long")]
     Timeout,
@@ -89,6 +93,7 @@ impl Failure {
             | Self::Unavailable { .. }
             | Self::Connect
             | Self::Broken
+            | Self::Unsent
             | Self::Timeout
             | Self::Oversized { .. }
             | Self::Login(_)
@@ -115,6 +120,7 @@ impl Failure {
             | Self::Paused { .. }
             | Self::Unavailable { .. }
             | Self::Connect
+            | Self::Unsent
             | Self::RateLimited { .. }
             | Self::CredentialRejected(_)
             | Self::Login(_)
@@ -135,6 +141,7 @@ impl Failure {
             | Self::Unavailable { .. }
             | Self::Connect
             | Self::Broken
+            | Self::Unsent
             | Self::Timeout => true,
             Self::Status(status) => *status >= 500,
             Self::Login(failure) => failure.is_outage(),

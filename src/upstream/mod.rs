@@ -243,6 +243,14 @@ impl Upstream {
         self.0.prepare(&sending, turn).await
     }
 
+    /// The answer to a `GET`, with the time that it was given.
+    ///
+    /// # Errors
+    /// Any answer but 2xx, or none.
+    pub async fn look(&self, request: Request<'_>) -> Result<Answer, Failure> {
+        self.request(request, None, None).await
+    }
+
     /// Sends a change.
     ///
     /// # Errors
@@ -274,6 +282,17 @@ impl Upstream {
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.0.timeouts.queue
+    }
+
+    /// How long a change takes at most, its turn included.
+    #[must_use]
+    pub fn longest_write(&self) -> Duration {
+        let Timeouts {
+            queue,
+            answer,
+            upload,
+        } = self.0.timeouts;
+        queue + answer.max(upload)
     }
 
     /// Tenants whose breaker isn't closed.

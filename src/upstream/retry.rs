@@ -24,7 +24,7 @@ pub(super) enum Effect {
 /// Why a request is sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// No connection: nothing was sent.
+    /// No connection, or one that broke too soon: nothing was sent that could be taken.
     Connect,
     /// 502, 503 or 504.
     Unavailable,
@@ -46,7 +46,7 @@ impl Reason {
 /// Whether what failed so may be sent again.
 pub(super) fn reason(effect: Effect, failure: &Failure) -> Option<Reason> {
     match (failure, effect) {
-        (Failure::Connect, _) => Some(Reason::Connect),
+        (Failure::Connect | Failure::Unsent, _) => Some(Reason::Connect),
         (Failure::RateLimited { .. }, _) => Some(Reason::RateLimited),
         (Failure::Status(502..=504), Effect::Read) => Some(Reason::Unavailable),
         // Nothing of the request was sent, so a write is as good as a read.

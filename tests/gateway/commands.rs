@@ -713,6 +713,15 @@ async fn a_hangup_reloads_and_opens_the_audit_anew() {
         "{limits}"
     );
     drop(environment);
+    // Pages of 2 MiB would be held for a photo that touches a part of them. Old kernels don't tell.
+    let status = fs::read_to_string(format!("/proc/{}/status", serve.0.id())).unwrap();
+    let large_pages = status
+        .lines()
+        .find_map(|line| line.strip_prefix("THP_enabled:"));
+    assert!(
+        large_pages.is_none_or(|enabled| enabled.trim() == "0"),
+        "{status}"
+    );
 }
 
 /// What a process logs is nobody's duty to read.

@@ -227,6 +227,7 @@ async fn every_code_is_explained() {
         "unknown-parameter",
         "invalid-parameter",
         "malformed-body",
+        "request-timeout",
         "validation-failed",
         "upstream-validation",
         "not-found",

@@ -64,7 +64,7 @@ async fn the_erp_gets_the_photos_very_bytes() {
 
 #[tokio::test]
 async fn parts_come_in_any_order_and_the_title_is_kept() {
-    let world = World::start().await;
+    let world = World::configured("images: {dedupe_window: 0}\n").await;
     let titulo = "Fachada \"norte\" \\ ñandú ✓ \u{1F4F7}\n";
     let forms = [
         Form::new()

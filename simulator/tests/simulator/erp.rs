@@ -206,6 +206,7 @@ async fn an_image_arrives_decoded_and_becomes_a_file_of_the_order() {
         let received = erp.last_request();
         assert_eq!(received.archivo_id, Some(id));
         assert_eq!(received.imagen_bytes, Some(photo.len()));
+        assert_eq!(received.proceso, Some(1));
         assert_eq!(received.content_length, Some(received.body_bytes as u64));
         let url = format!("{}/_sim/tenants/prueba/imagenes/{id}", erp.origin);
         let bytes = erp.client.get(url).send().await.unwrap().bytes().await;

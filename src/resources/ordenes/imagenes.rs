@@ -1,29 +1,33 @@
 //! `POST /v1/ordenes/{id}/imagenes`: a photo of before, during or after the job.
 
-use aws_lc_rs::digest;
+use std::time::{Duration, SystemTime};
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use base64_simd::STANDARD;
 use http::{
     HeaderValue, StatusCode,
     header::{CONTENT_TYPE, LOCATION},
 };
 use serde::Serialize;
 use serde_json::Value;
-use time::{OffsetDateTime, macros::format_description};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 use utoipa::ToSchema;
 
 use crate::{
     cache::Representation,
     caller::Permit,
     clock::Clock,
-    exchange::{Exchange, Unfit, Write},
-    extract::{Id, NoParameters, Photo, Query},
+    exchange::{Sighting, Trace, Unfit, Write},
+    extract::{Id, Keyed, NoParameters, Photo, Query, RecordId},
+    idempotency::{Fingerprint, IdempotencyKey, Once, Slot},
     operation::{Effect, Operation, Scope},
     problem::{Code, FieldError, Problem},
     resources::{
         members::{Members, to_bytes},
+        once::{self, Answer, DedupeWindow, Start, Writing},
         reference::UploadProblems,
     },
     telemetry::audit::Image,
@@ -41,6 +45,9 @@ pub(super) static ATTACH: Operation = Operation {
 
 /// The ERP's column isn't documented; this is well under what such columns hold.
 const MAX_TITULO_CHARS: usize = 200;
+
+/// How long the answer to an `Idempotency-Key` is kept.
+const KEPT: Duration = Duration::from_secs(72 * 3600);
 
 /// A photo and what it shows. The parts may come in any order.
 #[derive(ToSchema)]
@@ -75,22 +82,34 @@ struct Imagen {
     titulo: Value,
     #[schema(value_type = Option<String>, example = "2026-01-28T17:53:36.346193+00:00", required = true)]
     creado: Value,
+    /// SHA-256 of the bytes that the ERP got (RFC 9530): compare it with the photo's own.
+    #[schema(example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:")]
+    digest: String,
 }
 
 /// Attach a photo
 ///
 /// Sends a photo to the order's files. It is checked by its bytes: what isn't a whole image of an accepted format
-/// never reaches the ERP. Needs the scope `imagenes:write`.
+/// never reaches the ERP. Send it with an `Idempotency-Key`, and send it again with the same key until it is answered:
+/// it is attached once. Without a key, the same photo for the same order and step is the same upload for some minutes.
+/// Needs the scope `imagenes:write`.
 #[utoipa::path(
     post,
     path = "/v1/ordenes/{id}/imagenes",
     operation_id = "adjuntar_imagen",
     tag = "ordenes",
-    params(("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001)),
+    params(
+        ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
+        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257, example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+        ("Content-Digest" = Option<String>, Header, description = "SHA-256 of the whole body (RFC 9530): what arrives otherwise is refused. `Repr-Digest` is read too.", example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"),
+    ),
     request_body(content = Upload, content_type = "multipart/form-data", description = "The photo and what it shows."),
     responses(
         (status = 201, description = "The photo is with the order.", body = Imagen,
-            headers(("Location" = String, description = "The order whose `archivos` list the photo."))),
+            headers(
+                ("Location" = String, description = "The order whose `archivos` list the photo."),
+                ("Idempotent-Replayed" = String, description = "`true` where an earlier request had attached it, whose answer this is.")
+            )),
         UploadProblems
     )
 )]
@@ -98,27 +117,64 @@ pub(super) async fn attach(
     permit: Permit,
     Id(id): Id,
     _: Query<NoParameters>,
-    State(exchange): State<Exchange>,
+    Writing {
+        key: Keyed(key),
+        exchange,
+        idempotency,
+        window,
+    }: Writing,
     State(clock): State<Clock>,
     photo: Photo,
 ) -> Result<Response, Problem> {
+    let sent = photo.sent_sha256().await;
     let Photo {
         imagen,
         inspected,
+        sha256,
         proceso,
         titulo,
+        ..
     } = photo;
     let (proceso, titulo) = check(proceso.as_deref(), titulo.as_deref())?;
-    let titulo =
-        titulo.unwrap_or_else(|| default_titulo(proceso, &clock, inspected.format.extension()));
     let image = Image {
-        sha256: hex(&imagen),
+        sha256: hex(sent),
         bytes: imagen.len(),
     };
+    let once = once(
+        &permit,
+        id,
+        key.as_ref(),
+        window,
+        &Asked {
+            proceso,
+            titulo: titulo.as_deref(),
+            sha256: &sha256,
+        },
+    );
+    let titulo = titulo.unwrap_or_else(|| {
+        let titulo = default_titulo(proceso, &clock);
+        let extension = inspected.format.extension();
+        exchange.unused_mark(&permit, (COLLECTION, id.get()), |number| match number {
+            1 => format!("{titulo}.{extension}"),
+            _ => format!("{titulo}_{number}.{extension}"),
+        })
+    });
+    let once = once.map(|once| Once {
+        mark: titulo.clone(),
+        ..once
+    });
+    let claim = match once::start(&idempotency, &permit, id.get(), once, Some(&image)).await? {
+        Start::Send(claim) => claim,
+        Start::Made(answer) => return Ok(created(id, answer)),
+    };
+    let titulo = claim
+        .as_ref()
+        .map_or(titulo, |claim| claim.mark().to_owned());
+    let digest = format!("sha-256=:{}:", STANDARD.encode_to_string(sent));
     let write = Write {
         target: orden(id).child("adjuntar_imagen"),
         payload: Payload::Image {
-            titulo,
+            titulo: titulo.clone(),
             proceso,
             media_type: inspected.format.media_type(),
             bytes: imagen,
@@ -126,9 +182,13 @@ pub(super) async fn attach(
         record: (COLLECTION, id.get()),
         image: Some(image),
         condition: None,
+        claim,
+        trace: Some(trace(id, titulo, digest.clone())),
     };
     let attached = exchange
-        .write(permit, write, attached)
+        .write(permit, write, move |body| {
+            attached(&Members::read(Members::text(body)?)?, &digest)
+        })
         .await
         .map_err(|error| {
             Problem::of_write(
@@ -140,13 +200,114 @@ pub(super) async fn attach(
                 ],
             )
         })?;
+    Ok(created(id, attached.into()))
+}
+
+fn created(id: RecordId, answer: Answer) -> Response {
     let location = HeaderValue::try_from(format!("/v1/ordenes/{id}"))
         .unwrap_or(HeaderValue::from_static("/v1/ordenes"));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (LOCATION, location),
     ];
-    Ok((StatusCode::CREATED, headers, attached.body().clone()).into_response())
+    let mut response = (StatusCode::CREATED, headers, answer.body.clone()).into_response();
+    answer.mark(response.headers_mut());
+    response
+}
+
+/// What a caller sends, as far as it tells one upload from another.
+struct Asked<'a> {
+    proceso: u8,
+    titulo: Option<&'a str>,
+    sha256: &'a [u8; 32],
+}
+
+/// What makes it the same upload: the caller's key, or for a while the photo itself.
+fn once(
+    permit: &Permit,
+    id: RecordId,
+    key: Option<&IdempotencyKey>,
+    DedupeWindow(window): DedupeWindow,
+    asked: &Asked<'_>,
+) -> Option<Once> {
+    let Asked {
+        proceso,
+        titulo,
+        sha256,
+    } = asked;
+    let who = once::asked(permit, id.get());
+    let photo = Fingerprint::of(&[&[*proceso], *sha256]);
+    let by_content = (!window.is_zero()).then(|| (Slot::of_content(who, photo), window));
+    match key {
+        Some(key) => Some(Once {
+            slot: Slot::of_key(who, key),
+            fingerprint: Fingerprint::of(&[
+                &[*proceso, u8::from(titulo.is_some())],
+                titulo.unwrap_or_default().as_bytes(),
+                *sha256,
+            ]),
+            keep: KEPT,
+            mark: String::new(),
+            joins: false,
+            also: by_content.map(|(slot, window)| (slot, photo, window)),
+        }),
+        None => by_content.map(|(slot, window)| Once {
+            slot,
+            fingerprint: photo,
+            keep: window,
+            mark: String::new(),
+            joins: true,
+            also: None,
+        }),
+    }
+}
+
+/// How the photo is found among the order's files.
+fn trace(id: RecordId, titulo: String, digest: String) -> Trace {
+    Trace {
+        target: orden(id),
+        mark: Some(titulo),
+        find: Box::new(move |body, sighting| {
+            let order = Members::read(Members::text(body)?)?;
+            if order.number("id") != Some(id.get()) {
+                return Err(Unfit::Mismatch);
+            }
+            let archivos: Vec<Members<'_>> = order
+                .get("archivos")
+                .map(serde_json::from_str::<Option<_>>)
+                .transpose()
+                .map_err(|_| Unfit::Unreadable)?
+                .flatten()
+                .unwrap_or_default();
+            let seen = archivos.iter().find(|archivo| is_seen(archivo, sighting));
+            seen.map(|archivo| attached(archivo, &digest)).transpose()
+        }),
+        id: |answer| {
+            let answer = std::str::from_utf8(answer).ok()?;
+            Members::read(answer).ok()?.number("id")
+        },
+    }
+}
+
+/// Whether that file is the one that is looked for.
+fn is_seen(archivo: &Members<'_>, sighting: &Sighting<'_>) -> bool {
+    let text = |name| match archivo.value(name) {
+        Value::String(text) => text,
+        _ => String::new(),
+    };
+    let created = OffsetDateTime::parse(text("creado").trim(), &Rfc3339).map(SystemTime::from);
+    let is_of_then =
+        created.is_ok_and(|created| (sighting.from..=sighting.until).contains(&created));
+    let is_free = archivo
+        .number("id")
+        .is_some_and(|id| !sighting.taken.contains(&id));
+    is_of_then && is_free && is_titled(text("titulo").trim(), sighting.mark.trim())
+}
+
+/// A column may have been too short for the title.
+fn is_titled(theirs: &str, ours: &str) -> bool {
+    const SHORTEST_CUT: usize = 50;
+    theirs == ours || (theirs.chars().count() >= SHORTEST_CUT && ours.starts_with(theirs))
 }
 
 /// The ERP's code of the step, and the title where one was sent.
@@ -178,8 +339,9 @@ fn check<'a>(
     }
 }
 
-/// As the ERP's own app names its photos: `Antes del servicio - 20260127_150310.jpg`, in UTC.
-fn default_titulo(proceso: u8, clock: &Clock, extension: &str) -> String {
+/// As the ERP's own app names its photos: `Antes del servicio - 20260127_150310.jpg`, in UTC; without the
+/// ending.
+fn default_titulo(proceso: u8, clock: &Clock) -> String {
     let step = match proceso {
         1 => "Antes del servicio",
         2 => "Durante el servicio",
@@ -187,33 +349,25 @@ fn default_titulo(proceso: u8, clock: &Clock, extension: &str) -> String {
     };
     let now = OffsetDateTime::from(clock.wall());
     let form = format_description!("[year][month][day]_[hour][minute][second]");
-    format!(
-        "{step} - {}.{extension}",
-        now.format(form).unwrap_or_default()
-    )
+    format!("{step} - {}", now.format(form).unwrap_or_default())
 }
 
-/// The public body of the ERP's answer.
-fn attached(body: &[u8]) -> Result<Representation, Unfit> {
-    let answer = Members::read(Members::text(body)?)?;
-    let text = |name| match answer.value(name) {
+/// The public body of a photo as the ERP keeps it.
+fn attached(archivo: &Members<'_>, digest: &str) -> Result<Representation, Unfit> {
+    let text = |name| match archivo.value(name) {
         Value::String(text) => Value::String(text),
         _ => Value::Null,
     };
     let imagen = Imagen {
-        id: answer.number("id"),
+        id: archivo.number("id"),
         url: text("url"),
         titulo: text("titulo"),
         creado: text("creado"),
+        digest: digest.to_owned(),
     };
     Ok(Representation::new(to_bytes(&imagen)?))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+fn hex(digest: [u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,7 @@
 //! `PATCH /v1/ordenes/{id}`: every field is checked before anything is sent.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
@@ -17,12 +19,18 @@ use time::{
 use utoipa::{ToSchema, openapi::schema::Schema};
 
 use crate::{
+    cache::Representation,
     caller::Permit,
-    exchange::{Condition, Exchange, Wanted, Write},
-    extract::{Id, IfMatch, JsonObject, NoParameters, Query},
+    exchange::{Condition, Trace, Unfit, Wanted, Write},
+    extract::{Id, IfMatch, JsonObject, Keyed, NoParameters, Query, RecordId},
+    idempotency::{Fingerprint, Once, Slot},
     operation::{Effect, Operation, Scope},
     problem::{Code, FieldError, Problem},
-    resources::reference::ChangeProblems,
+    resources::{
+        members::Members,
+        once::{self, Answer, Start, Writing},
+        reference::ChangeProblems,
+    },
     upstream::Payload,
 };
 
@@ -77,6 +85,9 @@ fn prioridad_schema() -> Schema {
     PRIORIDAD.schema("How urgent it is; null clears it.", true, "alta")
 }
 
+/// How long the answer to an `Idempotency-Key` is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest description that is passed on, in characters.
 const MAX_DESCRIPCION_CHARS: usize = 100_000;
 
@@ -98,33 +109,57 @@ const VENDOR_TIME: &[BorrowedFormatItem<'_>] = format_description!(
     params(
         ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
         ("If-Match" = Option<String>, Header, description = "The `ETag` of the order that the change is based on."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this change, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 24 hours, it isn't made again.", min_length = 1, max_length = 257, example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
     ),
     request_body(content((Change = "application/json"), (Change = "application/merge-patch+json")), description = "The fields to change."),
-    responses((status = 200, description = "The order after the change.", body = Orden), ChangeProblems)
+    responses((status = 200, description = "The order after the change.", body = Orden,
+        headers(("Idempotent-Replayed" = String, description = "`true` where an earlier request had made the change, whose answer this is."))), ChangeProblems)
 )]
 pub(super) async fn patch(
     permit: Permit,
     Id(id): Id,
     _: Query<NoParameters>,
     if_match: IfMatch,
-    State(exchange): State<Exchange>,
+    Writing {
+        key: Keyed(key),
+        exchange,
+        idempotency,
+        ..
+    }: Writing,
     State(DescripcionField(descripcion)): State<DescripcionField>,
     JsonObject(fields): JsonObject,
 ) -> Result<Response, Problem> {
     let change = check(fields, &descripcion)?;
+    let once = key.map(|key| Once {
+        slot: Slot::of_key(once::asked(&permit, id.get()), &key),
+        fingerprint: fingerprint(&change),
+        keep: KEPT,
+        mark: String::new(),
+        joins: false,
+        also: None,
+    });
+    let claim = match once::start(&idempotency, &permit, id.get(), once, None).await? {
+        Start::Send(claim) => claim,
+        Start::Made(answer) => return Ok(changed(answer)),
+    };
     let condition = if_match.is_present().then(|| Condition {
         read: get::of(id, Wanted::FROM_UPSTREAM),
         translate: get::translate,
         allows: Box::new(move |etag| if_match.allows(etag)),
     });
+    let trace = claim
+        .is_some()
+        .then(|| trace(id, change.clone(), &descripcion));
     let write = Write {
         target: orden(id),
         payload: Payload::Patch(change),
         record: (COLLECTION, id.get()),
         image: None,
         condition,
+        claim,
+        trace,
     };
-    let changed = exchange
+    let written = exchange
         .write(permit, write, move |body| get::translate(body, id.get()))
         .await
         .map_err(|error| {
@@ -140,11 +175,65 @@ pub(super) async fn patch(
                 ],
             )
         })?;
+    Ok(changed(written.into()))
+}
+
+fn changed(answer: Answer) -> Response {
+    let order = Representation::of(answer.body.clone());
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (ETAG, changed.etag().clone()),
+        (ETAG, order.etag().clone()),
     ];
-    Ok((headers, changed.body().clone()).into_response())
+    let mut response = (headers, order.body().clone()).into_response();
+    answer.mark(response.headers_mut());
+    response
+}
+
+/// Equal changes have equal ones, in whatever order their fields were sent.
+fn fingerprint(change: &Map<String, Value>) -> Fingerprint {
+    let mut fields: Vec<_> = change.iter().collect();
+    fields.sort_by_key(|(name, _)| *name);
+    let fields = serde_json::to_vec(&fields).unwrap_or_default();
+    Fingerprint::of(&[&fields])
+}
+
+/// How the change is known again: the order says what it would say after it.
+fn trace(id: RecordId, change: Map<String, Value>, descripcion: &str) -> Trace {
+    let descripcion = descripcion.to_owned();
+    Trace {
+        target: orden(id),
+        mark: None,
+        find: Box::new(move |body, _| {
+            let order = Members::read(Members::text(body)?)?;
+            if order.number("id") != Some(id.get()) {
+                return Err(Unfit::Mismatch);
+            }
+            let is_made = change.iter().all(|(name, wanted)| {
+                // In answers it is always spelt so.
+                let name = if *name == descripcion {
+                    "descripcion"
+                } else {
+                    name
+                };
+                is_equal(&order.value(name), wanted)
+            });
+            is_made.then(|| get::translate(body, id.get())).transpose()
+        }),
+        id: |_| None,
+    }
+}
+
+/// Whether the ERP says what was asked for, in whatever form it says that.
+fn is_equal(theirs: &Value, wanted: &Value) -> bool {
+    let time = |text: &str| OffsetDateTime::parse(text.trim(), &Rfc3339).ok();
+    match (theirs, wanted) {
+        (Value::String(theirs), Value::Null) => theirs.is_empty(),
+        (Value::String(theirs), Value::Number(wanted)) => theirs.trim() == wanted.to_string(),
+        (Value::String(theirs), Value::String(wanted)) => {
+            theirs == wanted || (time(wanted).is_some() && time(theirs) == time(wanted))
+        }
+        _ => theirs == wanted,
+    }
 }
 
 /// The change as the ERP wants it, or one entry for every field that is wrong.

@@ -17,6 +17,8 @@ pub enum Outcome {
     Refused,
     /// The ERP may have made the change: the answer didn't come or wasn't readable.
     Unknown,
+    /// The ERP had made it for an earlier request, whose answer was given again.
+    Replayed,
     /// The caller may not do it.
     Denied,
 }

@@ -153,11 +153,13 @@ impl World {
         leaks::watch_logs();
         let files = configuration(base_url, credential, settings);
         let path = files.path().join("llavero.yaml");
-        let loaded = config::load(&path, Vec::new()).unwrap_or_else(|mistakes| {
+        let config = config::load(&path, Vec::new()).unwrap_or_else(|mistakes| {
             panic!("the test's own configuration is wrong:\n{mistakes}")
         });
         let clock = Clock::manual();
-        let app = App::load(&loaded.config, |_| None, clock.clone()).unwrap();
+        let of_the_erp = clock.clone();
+        erp.keep_time(move || of_the_erp.wall());
+        let app = App::load(&config, |_| None, clock.clone()).unwrap();
         let audit_log = app.audit.clone();
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -165,8 +167,8 @@ impl World {
         let admin_at = format!("http://{}", admin.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let drain = Drain {
-            delay: loaded.config.server.drain_delay,
-            grace: loaded.config.server.shutdown_grace,
+            delay: config.server.drain_delay,
+            grace: config.server.shutdown_grace,
         };
         let stop = Stop {
             drain: shutdown.clone(),

@@ -1,0 +1,248 @@
+//! Digests that a sender promises: `Content-Digest` and `Repr-Digest` (RFC 9530), of a request or
+//! of one part.
+
+use aws_lc_rs::digest::{Algorithm, Context, Digest, SHA256, SHA512};
+use http::{HeaderMap, HeaderName};
+
+/// How many bytes are hashed before others get their turn: a fifth of a millisecond at most.
+pub(super) const STEP: usize = 64 * 1024;
+
+const FIELDS: [HeaderName; 2] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// The algorithms that aren't deprecated (RFC 9530 §5). Others are ignored, as the RFC asks.
+const ALGORITHMS: [(&str, &Algorithm, usize); 2] =
+    [("sha-256", &SHA256, 32), ("sha-512", &SHA512, 64)];
+
+/// What was promised of some bytes, and the digests of those that have come.
+#[derive(Default)]
+pub(super) struct Promised {
+    promises: Vec<Promise>,
+    contexts: Vec<Context>,
+}
+
+struct Promise {
+    field: HeaderName,
+    digest: Vec<u8>,
+    /// Which of the contexts.
+    by: usize,
+}
+
+/// A field that promises digests, and what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// It can't be read.
+    Unreadable(HeaderName),
+    /// The bytes are others.
+    Mismatch(HeaderName),
+}
+
+impl Promised {
+    /// What those header fields promise.
+    ///
+    /// # Errors
+    /// One can't be read.
+    pub(super) fn by(headers: &HeaderMap) -> Result<Self, Broken> {
+        Self::default().and_by(headers)
+    }
+
+    /// The same, where the SHA-256 of the bytes is wanted anyhow.
+    ///
+    /// # Errors
+    /// One can't be read.
+    pub(super) fn with_sha256(headers: &HeaderMap) -> Result<Self, Broken> {
+        let mut promised = Self::default();
+        promised.contexts.push(Context::new(&SHA256));
+        promised.and_by(headers)
+    }
+
+    fn and_by(mut self, headers: &HeaderMap) -> Result<Self, Broken> {
+        for field in FIELDS {
+            for value in headers.get_all(&field) {
+                for member in value.as_bytes().split(|byte| *byte == b',') {
+                    let member = member.trim_ascii();
+                    let known = read(member).ok_or_else(|| Broken::Unreadable(field.clone()))?;
+                    if let Some((algorithm, digest)) = known {
+                        self.add(&field, algorithm, digest);
+                    }
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    fn add(&mut self, field: &HeaderName, algorithm: &'static Algorithm, digest: Vec<u8>) {
+        let known = self.contexts.iter();
+        let known = known.map(Context::algorithm).position(|it| it == algorithm);
+        let by = known.unwrap_or_else(|| {
+            self.contexts.push(Context::new(algorithm));
+            self.contexts.len() - 1
+        });
+        let field = field.clone();
+        self.promises.push(Promise { field, digest, by });
+    }
+
+    /// Whether nothing was promised.
+    pub(super) fn is_empty(&self) -> bool {
+        self.promises.is_empty()
+    }
+
+    /// More of the bytes.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        for context in &mut self.contexts {
+            context.update(bytes);
+        }
+    }
+
+    /// The digests of what has come, where it is what was promised.
+    ///
+    /// # Errors
+    /// It isn't.
+    pub(super) fn check(self) -> Result<Digests, Broken> {
+        let digests: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
+        let mut promises = self.promises.into_iter();
+        match promises.find(|it| digests[it.by].as_ref() != it.digest) {
+            Some(promise) => Err(Broken::Mismatch(promise.field)),
+            None => Ok(Digests(digests)),
+        }
+    }
+}
+
+/// The digests of some bytes.
+#[derive(Debug)]
+pub(super) struct Digests(Vec<Digest>);
+
+impl Digests {
+    /// The SHA-256, which was wanted or promised.
+    pub(super) fn sha256(&self) -> Option<[u8; 32]> {
+        let mut digests = self.0.iter();
+        let digest = digests.find(|it| *it.algorithm() == SHA256)?;
+        digest.as_ref().try_into().ok()
+    }
+}
+
+/// A member of the dictionary (RFC 9651 §3.2), `key=:base64:`; an algorithm that isn't known gives
+/// nothing. A byte sequence has no comma, and nothing else may stand here.
+fn read(member: &[u8]) -> Option<Option<(&'static Algorithm, Vec<u8>)>> {
+    let member = std::str::from_utf8(member).ok()?;
+    let (key, value) = member.split_once('=')?;
+    let is_key = |byte: u8| {
+        byte.is_ascii_lowercase()
+            || byte.is_ascii_digit()
+            || matches!(byte, b'_' | b'-' | b'.' | b'*')
+    };
+    let begins = |byte: u8| byte.is_ascii_lowercase() || byte == b'*';
+    if !key.bytes().next().is_some_and(begins) || !key.bytes().all(is_key) {
+        return None;
+    }
+    let (text, parameters) = value.strip_prefix(':')?.split_once(':')?;
+    if !(parameters.is_empty() || parameters.starts_with(';')) {
+        return None;
+    }
+    // Padding may be missing (RFC 9651 §4.2.7).
+    let digest = base64_simd::STANDARD_NO_PAD
+        .decode_to_vec(text.trim_end_matches('='))
+        .ok()?;
+    let known = ALGORITHMS.iter().find(|(name, ..)| *name == key);
+    match known {
+        Some((_, algorithm, length)) if digest.len() == *length => Some(Some((*algorithm, digest))),
+        Some(_) => None,
+        None => Some(None),
+    }
+}
+
+/// The SHA-256 of bytes that are there, in steps.
+pub(super) async fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for step in bytes.chunks(STEP) {
+        context.update(step);
+        tokio::task::yield_now().await;
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// Of `{"hello": "world"}` and a line feed, as in RFC 9530 §B.1.
+    const TEXT: &[u8] = b"{\"hello\": \"world\"}\n";
+    const SHA_256: &str = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
+    const SHA_512: &str = "sha-512=:YMAam51Jz/jOATT6/zvHrLVgOYTGFy1d6GJiOHTohq4yP+pgk4vf2aCsyRZOtw8MjkM7iw7yZ/WkppmM44T3qg==:";
+
+    fn check(field: &'static str, values: &[&str]) -> Result<(), Broken> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(field, HeaderValue::from_str(value).expect("a value"));
+        }
+        let mut promised = Promised::by(&headers)?;
+        for piece in TEXT.chunks(5) {
+            promised.update(piece);
+        }
+        promised.check().map(drop)
+    }
+
+    #[test]
+    fn a_promise_that_holds_is_kept_and_a_broken_one_is_named() {
+        let other = SHA_256.replace("RK/", "RL/");
+        for field in ["content-digest", "repr-digest"] {
+            let name = HeaderName::from_static(field);
+            for good in [
+                &[SHA_256][..],
+                &[SHA_512],
+                &["md5=:AAAA:, unixsum=::", SHA_256],
+                &[&format!("{SHA_512} , {SHA_256}")],
+                &[&format!("{SHA_256};x=1")],
+                &[&SHA_256.replace("Dg=:", "Dg:")],
+                &["md5=:AAAA:"],
+                &[],
+            ] {
+                assert_eq!(check(field, good), Ok(()), "{good:?}");
+            }
+            for bad in [
+                &[&*other][..],
+                &[SHA_256, &other],
+                &[SHA_512, &other],
+                &[&other, SHA_256],
+            ] {
+                assert_eq!(
+                    check(field, bad),
+                    Err(Broken::Mismatch(name.clone())),
+                    "{bad:?}"
+                );
+            }
+            for unreadable in [
+                "",
+                "sha-256",
+                "sha-256=",
+                "sha-256=x",
+                "sha-256=:AAAA:",
+                "sha-256=:*:",
+                "SHA-256=:AAAA:",
+                "sha-256=\"AAAA\"",
+                "sha-256=:AAAA",
+                "sha-256=:AAAA:x",
+                "md5=1",
+            ] {
+                assert_eq!(
+                    check(field, &[unreadable]),
+                    Err(Broken::Unreadable(name.clone())),
+                    "{unreadable}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_digest_is_the_same_in_steps() {
+        let bytes = vec![7; 3 * STEP + 1];
+        let whole = aws_lc_rs::digest::digest(&SHA256, &bytes);
+        assert_eq!(sha256(&bytes).await, whole.as_ref());
+    }
+}

@@ -1,0 +1,215 @@
+//! The fields of an upload's form, gathered as they come.
+
+use bytes::BytesMut;
+
+use crate::{
+    extract::{
+        body::Limit,
+        digest::Promised,
+        multipart::{Event, Head},
+    },
+    problem::{Code, FieldError, Problem},
+};
+
+use super::{image_limit, of_part};
+
+/// The largest of the small parts, in bytes.
+const MAX_TEXT: usize = 4 * 1024;
+
+/// A form whose fields are all there.
+pub(super) struct Whole {
+    pub imagen: BytesMut,
+    pub sha256: [u8; 32],
+    pub proceso: Option<String>,
+    pub titulo: Option<String>,
+}
+
+/// A form whose fields come in any order, each once.
+pub(super) struct Form {
+    max_bytes: u64,
+    /// What the image takes at most.
+    largest: usize,
+    open: Open,
+    imagen: Option<(BytesMut, [u8; 32])>,
+    texts: [Option<String>; TEXTS.len()],
+}
+
+/// The fields that are texts. `_charset_` is a browser's word on the others (RFC 7578 §4.6).
+const TEXTS: [&str; 3] = ["proceso", "titulo", "_charset_"];
+const CHARSET: usize = 2;
+
+/// The part that is being read.
+enum Open {
+    None,
+    Imagen { bytes: BytesMut, promised: Promised },
+    Text { which: usize, bytes: Vec<u8> },
+}
+
+impl Form {
+    /// For an image of so many bytes at most, and of no more than there can be in the body.
+    pub(super) fn new(max_bytes: u64, largest: usize) -> Self {
+        Self {
+            max_bytes,
+            largest,
+            open: Open::None,
+            imagen: None,
+            texts: Default::default(),
+        }
+    }
+
+    pub(super) fn take(&mut self, event: Event<'_>) -> Result<(), Problem> {
+        match event {
+            Event::Part(head) => self.begin(&head),
+            Event::Data(bytes) => self.append(bytes),
+            Event::PartEnd => self.end(),
+        }
+    }
+
+    fn begin(&mut self, head: &Head) -> Result<(), Problem> {
+        let name = &*head.name;
+        let which = TEXTS.iter().position(|it| *it == name);
+        let is_there = match which {
+            Some(which) => self.texts[which].is_some(),
+            None if name == "imagen" => self.imagen.is_some(),
+            None => return Err(unknown(name)),
+        };
+        // One such part is enough to refuse; a sender of thousands isn't worth reading on.
+        if is_there {
+            let twice = "The part was sent more than once; send it once.";
+            return Err(invalid(name, twice));
+        }
+        if head.is_encoded() {
+            let detail = format!(
+                "The part `{name}` has a `Content-Transfer-Encoding`. Send its bytes as they are, or with `binary`."
+            );
+            let error = FieldError::body(name, detail.clone());
+            return Err(Problem::new(Code::MalformedBody, detail).with_errors(vec![error]));
+        }
+        self.open = match which {
+            Some(which) => Open::Text {
+                which,
+                bytes: Vec::new(),
+            },
+            None => Open::Imagen {
+                promised: Promised::with_sha256(&head.fields)
+                    .map_err(|broken| of_part("imagen", &broken))?,
+                // All at once, so that it never moves. Pages that nothing is written to take no memory.
+                bytes: BytesMut::with_capacity(self.largest),
+            },
+        };
+        Ok(())
+    }
+
+    fn append(&mut self, more: &[u8]) -> Result<(), Problem> {
+        match &mut self.open {
+            Open::None => {}
+            Open::Imagen { bytes, promised } => {
+                if (bytes.len() + more.len()) as u64 > self.max_bytes {
+                    return Err(image_limit(self.max_bytes).exceeded());
+                }
+                bytes.extend_from_slice(more);
+                promised.update(more);
+            }
+            Open::Text { which, bytes } => {
+                if bytes.len() + more.len() > MAX_TEXT {
+                    let limit = Limit {
+                        bytes: MAX_TEXT as u64,
+                        field: Some(TEXTS[*which]),
+                    };
+                    return Err(limit.exceeded());
+                }
+                bytes.extend_from_slice(more);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Problem> {
+        match std::mem::replace(&mut self.open, Open::None) {
+            Open::None => {}
+            Open::Imagen { bytes, promised } => {
+                let digests = promised
+                    .check()
+                    .map_err(|broken| of_part("imagen", &broken))?;
+                let sha256 = digests
+                    .sha256()
+                    .ok_or_else(|| Problem::of(Code::Internal).caused_by("no SHA-256 was made"))?;
+                self.imagen = Some((bytes, sha256));
+            }
+            Open::Text { which, bytes } => {
+                let name = TEXTS[which];
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| invalid(name, "The part isn't UTF-8 text."))?;
+                if which == CHARSET && !text.eq_ignore_ascii_case("utf-8") {
+                    return Err(invalid(name, "The form's texts must be UTF-8."));
+                }
+                self.texts[which] = Some(text);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<Whole, Problem> {
+        let [proceso, titulo, _] = self.texts;
+        let mut errors = Vec::new();
+        if self.imagen.is_none() {
+            errors.push(FieldError::body("imagen", "The photo's file is missing."));
+        }
+        if proceso.is_none() {
+            errors.push(FieldError::body(
+                "proceso",
+                "Say `antes`, `durante` or `despues`.",
+            ));
+        }
+        match self.imagen {
+            Some((imagen, sha256)) if errors.is_empty() => Ok(Whole {
+                imagen,
+                sha256,
+                proceso,
+                titulo,
+            }),
+            _ => Err(Problem::of(Code::ValidationFailed).with_errors(errors)),
+        }
+    }
+}
+
+fn invalid(name: &str, detail: &'static str) -> Problem {
+    Problem::of(Code::ValidationFailed).with_errors(vec![FieldError::body(name, detail)])
+}
+
+fn unknown(name: &str) -> Problem {
+    // The caller's own word goes back to them, cut to a length that a name may have.
+    let shown = name.chars().filter(|it| !it.is_control());
+    let shown: String = shown.take(40).collect();
+    invalid(
+        &shown,
+        "There is no such part; there are `imagen`, `proceso` and `titulo`, each at most once.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn an_image_stays_where_it_was_put_first() {
+        let mut form = Form::new(100_000, 100_000);
+        let (name, fields) = ("imagen".to_owned(), HeaderMap::new());
+        form.take(Event::Part(Head { name, fields }))
+            .expect("is known");
+        let mut places = Vec::new();
+        for _ in 0..100 {
+            form.take(Event::Data(&[7; 1000])).expect("has room");
+            let Open::Imagen { bytes, .. } = &form.open else {
+                panic!("the image is open");
+            };
+            places.push(bytes.as_ptr());
+        }
+        places.dedup();
+        assert_eq!(places.len(), 1);
+        let refused = form.take(Event::Data(&[7])).map_err(|it| it.code());
+        assert_eq!(refused, Err(Code::PayloadTooLarge));
+    }
+}

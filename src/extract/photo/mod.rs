@@ -1,0 +1,474 @@
+//! A photo as `multipart/form-data` (RFC 7578): its parts in any order, the image held once and
+//! known by its bytes.
+
+mod form;
+
+use axum::extract::{FromRef, FromRequest, Request};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
+
+use crate::{
+    caller::Permit,
+    clock::Clock,
+    images::{Accepted, Images, Inspected},
+    in_flight::{Budget, Reason},
+    problem::{Code, FieldError, Problem},
+    tenants::TenantId,
+};
+
+use super::{
+    body::{self, Limit},
+    digest::{self, Broken, Promised},
+    multipart::{Boundary, InvalidBoundary, Malformed, Reader},
+    pace::{Cut, Paced, Patience},
+};
+
+use form::{Form, Whole};
+
+/// Room for boundaries, part headers and the small parts beside the image, in bytes.
+pub const MULTIPART_OVERHEAD: u64 = 64 * 1024;
+/// What is read behind a form's end, so that its connection can be used again; more is left.
+const MAX_EPILOGUE: usize = 64 * 1024;
+
+/// The parts of an upload. What the texts may be is the resource's business.
+#[derive(Debug)]
+pub struct Photo {
+    /// The image's bytes. Their room in the [`Budget`] is given back with the last clone.
+    pub imagen: Bytes,
+    /// What they are.
+    pub inspected: Inspected,
+    /// The SHA-256 of the image that arrived.
+    pub sha256: [u8; 32],
+    /// Whether `imagen` is what arrived, byte for byte.
+    pub is_original: bool,
+    /// The part `proceso`.
+    pub proceso: Option<String>,
+    /// The part `titulo`.
+    pub titulo: Option<String>,
+}
+
+/// What uploads are taken in by. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    /// What an image may be, and what is done to it.
+    pub images: Images,
+    /// What all uploads may hold together.
+    pub budget: Budget,
+    /// How slow a sender may be.
+    pub patience: Patience,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why an upload isn't taken: what the sender is told, and as what it is counted.
+struct Refused {
+    problem: Problem,
+    reason: Option<Reason>,
+}
+
+impl Refused {
+    fn new(reason: Reason, problem: Problem) -> Self {
+        Self {
+            problem,
+            reason: Some(reason),
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        let reason = match problem.code() {
+            Code::PayloadTooLarge => Some(Reason::TooLarge),
+            Code::MalformedBody => Some(Reason::Malformed),
+            _ => None,
+        };
+        Self { problem, reason }
+    }
+}
+
+impl From<Cut> for Refused {
+    fn from(cut: Cut) -> Self {
+        let reason = match cut {
+            Cut::Incomplete => Reason::Incomplete,
+            Cut::Idle(_) => Reason::Idle,
+            Cut::TooSlow(_) | Cut::TooLong(_) => Reason::TooSlow,
+        };
+        Self::new(reason, cut.into())
+    }
+}
+
+impl Photo {
+    /// Reads an upload of that tenant. Room for it is reserved before its body is read.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn receive(
+        request: Request,
+        tenant: &TenantId,
+        intake: &Intake,
+    ) -> Result<Self, Problem> {
+        receive(request, tenant, intake).await.map_err(|refused| {
+            if let Some(reason) = refused.reason {
+                intake.budget.count(reason);
+            }
+            refused.problem
+        })
+    }
+
+    /// The SHA-256 of `imagen`, computed where that isn't what arrived.
+    pub async fn sent_sha256(&self) -> [u8; 32] {
+        if self.is_original {
+            self.sha256
+        } else {
+            digest::sha256(&self.imagen).await
+        }
+    }
+}
+
+impl<S> FromRequest<S> for Photo
+where
+    S: Send + Sync,
+    Intake: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Some(permit) = request.extensions().get::<Permit>().cloned() else {
+            return Err(Problem::of(Code::Internal)
+                .caused_by("an upload is mounted without its permit layer"));
+        };
+        Self::receive(request, permit.tenant().id(), &Intake::from_ref(state)).await
+    }
+}
+
+async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result<Photo, Refused> {
+    let rules = intake.images.rules();
+    let (head, body) = request.into_parts();
+    let boundary = boundary(&head.headers)?;
+    let promised = Promised::by(&head.headers).map_err(|broken| of_request(&broken))?;
+    let limit = rules.max_bytes.saturating_add(MULTIPART_OVERHEAD);
+    let length = body::promised(&head.headers);
+    if length.is_some_and(|length| length > limit) {
+        return Err(image_limit(rules.max_bytes).exceeded().into());
+    }
+    let most = length.unwrap_or(limit);
+    let reserved = intake.budget.reserve(tenant, most).await;
+    let mut reservation = reserved.map_err(|full| Refused::new(Reason::Overloaded, full.into()))?;
+
+    let mut body = Paced::new(body, intake.patience, &intake.clock);
+    let largest = usize::try_from(most.min(rules.max_bytes)).unwrap_or(usize::MAX);
+    let mut arriving = Arriving {
+        reader: Reader::new(boundary),
+        form: Form::new(rules.max_bytes, largest),
+        promised,
+        max_bytes: rules.max_bytes,
+        left: usize::try_from(limit).unwrap_or(usize::MAX),
+        behind: 0,
+    };
+    'frames: while let Some(frame) = body.next().await? {
+        for portion in frame.chunks(digest::STEP) {
+            if arriving.take(portion)? == Then::Stop {
+                break 'frames;
+            }
+            if frame.len() > digest::STEP {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    let Whole {
+        imagen,
+        sha256,
+        proceso,
+        titulo,
+    } = arriving.finish()?;
+    reservation.settle(imagen.len() as u64);
+    let accepted = intake.images.accept(imagen).await;
+    let Accepted {
+        bytes,
+        inspected,
+        is_original,
+    } = accepted.map_err(|unusable| Problem::of_image(unusable, rules))?;
+    Ok(Photo {
+        imagen: reservation.hold(bytes),
+        inspected,
+        sha256,
+        is_original,
+        proceso,
+        titulo,
+    })
+}
+
+/// A body that is being read.
+struct Arriving {
+    reader: Reader,
+    form: Form,
+    /// Of the whole body.
+    promised: Promised,
+    max_bytes: u64,
+    /// How much may come before the form's end.
+    left: usize,
+    /// How much has come behind it.
+    behind: usize,
+}
+
+/// What to do with the rest of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    ReadOn,
+    /// It can't change anything any more.
+    Stop,
+}
+
+impl Arriving {
+    fn take(&mut self, portion: &[u8]) -> Result<Then, Problem> {
+        self.promised.update(portion);
+        if self.reader.has_ended() {
+            self.behind += portion.len();
+        } else {
+            let (mut within, beyond) = portion.split_at(portion.len().min(self.left));
+            self.left -= within.len();
+            while let Some(event) = self.reader.next(&mut within)? {
+                self.form.take(event)?;
+            }
+            if self.reader.has_ended() {
+                self.behind += within.len() + beyond.len();
+            } else if !beyond.is_empty() {
+                return Err(image_limit(self.max_bytes).exceeded());
+            }
+        }
+        match self.behind {
+            0..=MAX_EPILOGUE => Ok(Then::ReadOn),
+            _ if self.promised.is_empty() => Ok(Then::Stop),
+            _ => Err(Problem::new(
+                Code::MalformedBody,
+                format!(
+                    "More than {MAX_EPILOGUE} bytes stand behind the form's end, so its digest isn't checked. End the body with the form."
+                ),
+            )),
+        }
+    }
+
+    fn finish(self) -> Result<Whole, Problem> {
+        self.promised
+            .check()
+            .map_err(|broken| of_request(&broken))?;
+        if !self.reader.has_ended() {
+            return Err(Problem::new(
+                Code::MalformedBody,
+                "The body ended before the form's last delimiter, `--` and the boundary and `--`. Send the request again; if that happens every time, let your HTTP client write the form itself.",
+            ));
+        }
+        self.form.finish()
+    }
+}
+
+fn boundary(headers: &HeaderMap) -> Result<Boundary, Problem> {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let content_type = types.next().map_or(&b""[..], |it| it.as_bytes());
+    if types.next().is_some() {
+        return Err(Problem::new(
+            Code::MalformedBody,
+            "The request has more than one `Content-Type`. Send one.",
+        ));
+    }
+    Boundary::of(content_type).map_err(|invalid| match invalid {
+        InvalidBoundary::OtherType => Problem::new(
+            Code::UnsupportedMediaType,
+            "This operation takes `Content-Type: multipart/form-data` with the parts `imagen` and `proceso`, and optionally `titulo`.",
+        ),
+        invalid => Problem::new(
+            Code::MalformedBody,
+            format!("The `Content-Type` {invalid}. Let your HTTP client write that header itself."),
+        ),
+    })
+}
+
+fn image_limit(max_bytes: u64) -> Limit<'static> {
+    Limit {
+        bytes: max_bytes,
+        field: Some("imagen"),
+    }
+}
+
+impl From<Malformed> for Problem {
+    fn from(malformed: Malformed) -> Self {
+        let detail = match malformed {
+            Malformed::NoPart => format!(
+                "In this body {malformed}: the `boundary` of `Content-Type` isn't the body's. Let your HTTP client write both."
+            ),
+            Malformed::HeadTooLong | Malformed::Head(_) => format!(
+                "The body isn't well-formed multipart/form-data: {malformed}. Let your HTTP client build it."
+            ),
+        };
+        Self::new(Code::MalformedBody, detail)
+    }
+}
+
+fn of_request(broken: &Broken) -> Problem {
+    let (field, detail) = told("request's", broken);
+    let error = FieldError::parameter(field.as_str(), detail.clone());
+    Problem::new(Code::MalformedBody, detail).with_errors(vec![error])
+}
+
+fn of_part(part: &str, broken: &Broken) -> Problem {
+    let (_, detail) = told(&format!("part `{part}`'s"), broken);
+    let error = FieldError::body(part, detail.clone());
+    Problem::new(Code::MalformedBody, detail).with_errors(vec![error])
+}
+
+fn told<'a>(whose: &str, broken: &'a Broken) -> (&'a HeaderName, String) {
+    match broken {
+        Broken::Unreadable(field) => (
+            field,
+            format!(
+                "The {whose} `{field}` can't be read. It must be such as `sha-256=:<base64 of 32 bytes>:` (RFC 9530)."
+            ),
+        ),
+        Broken::Mismatch(field) => (
+            field,
+            format!(
+                "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way. Send it again."
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use axum::body::Body;
+    use futures_util::stream;
+    use prometheus_client::registry::Registry as MetricRegistry;
+
+    use crate::images::{Format, Metadata, Rules};
+
+    use super::*;
+
+    /// One pixel.
+    const JPEG: &[u8] = b"\xff\xd8\xff\xc0\0\x0b\x08\0\x01\0\x01\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\x3f\0\x37\xff\xd9";
+
+    /// A form with so much before its first part, so much in the image behind its end, and so much
+    /// behind its last part.
+    fn form(before: usize, appended: usize, behind: usize) -> Bytes {
+        let texts = [
+            "x".repeat(before),
+            "\r\n--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
+             Content-Disposition: form-data; name=\"imagen\"; filename=\"f\"\r\n\r\n"
+                .to_owned(),
+            "\0".repeat(appended),
+            format!("\r\n--b--\r\n{}", "x".repeat(behind)),
+        ];
+        let [before, head, appended, behind] = texts.map(String::into_bytes);
+        [before, head, JPEG.to_vec(), appended, behind]
+            .concat()
+            .into()
+    }
+
+    fn intake() -> Intake {
+        let images = Images::new(Rules {
+            max_bytes: 512 * 1024,
+            max_pixels: 1,
+            formats: vec![Format::Jpeg],
+            metadata: Metadata::Keep,
+            shrink: None,
+        });
+        let clock = Clock::manual();
+        let metrics = &mut MetricRegistry::default();
+        Intake {
+            images,
+            budget: Budget::new(1 << 20, 1 << 20, clock.clone(), metrics),
+            patience: Patience {
+                min_rate: 1024,
+                idle: Duration::from_secs(1),
+            },
+            clock,
+        }
+    }
+
+    /// The image of a body that arrives in pieces of that size.
+    async fn image(mut body: Bytes, size: usize) -> Option<Bytes> {
+        let mut pieces = Vec::new();
+        while !body.is_empty() {
+            let piece = body.split_to(size.min(body.len()));
+            pieces.push(Ok::<_, Infallible>(piece));
+        }
+        let request = Request::post("/")
+            .header(CONTENT_TYPE, "multipart/form-data; boundary=b")
+            .body(Body::from_stream(stream::iter(pieces)))
+            .expect("a request");
+        let tenant = "carper".parse().expect("an id");
+        let photo = Photo::receive(request, &tenant, &intake()).await;
+        photo.ok().map(|photo| photo.imagen)
+    }
+
+    #[tokio::test]
+    async fn without_a_permit_nothing_is_read() {
+        let request = Request::new(Body::empty());
+        let problem = Photo::from_request(request, &intake()).await;
+        assert_eq!(
+            problem.map(drop).map_err(|it| it.code()),
+            Err(Code::Internal)
+        );
+    }
+
+    #[tokio::test]
+    async fn how_a_body_arrives_does_not_decide_what_becomes_of_it() {
+        const KIB: usize = 1024;
+        for (before, appended, behind, is_good) in [
+            (0, 0, 0, true),
+            // The first part begins in the second portion, and that is the last.
+            (65 * KIB, 0, 0, true),
+            // Over the limit, behind the form's end.
+            (0, 0, 600 * KIB, true),
+            (65 * KIB, 200 * KIB, 600 * KIB, true),
+            // The first part just begins where one should, and goes on.
+            (255 * KIB, 100 * KIB, 0, true),
+            (256 * KIB, 0, 0, false),
+            // Over the limit before its end.
+            (200 * KIB, 400 * KIB, 0, false),
+        ] {
+            for size in [512, 60 * KIB, 64 * KIB, 70 * KIB, 1000 * KIB] {
+                let image = image(form(before, appended, behind), size).await;
+                let length = image.map(|image| image.len());
+                let expected = is_good.then_some(JPEG.len() + appended);
+                assert_eq!(length, expected, "{before}, {appended}, {behind} in {size}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_digest_is_of_all_that_came() {
+        const KIB: usize = 1024;
+        for (behind, is_good) in [(0, true), (64 * KIB - 2, true), (64 * KIB - 1, false)] {
+            let body = form(0, 0, behind);
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
+            let digest = base64_simd::STANDARD.encode_to_string(digest);
+            for size in [1000, 64 * KIB, 1000 * KIB] {
+                let pieces: Vec<_> = body
+                    .chunks(size)
+                    .map(|piece| Ok::<_, Infallible>(Bytes::copy_from_slice(piece)))
+                    .collect();
+                let request = Request::post("/")
+                    .header(CONTENT_TYPE, "multipart/form-data; boundary=b")
+                    .header("content-digest", format!("sha-256=:{digest}:"))
+                    .body(Body::from_stream(stream::iter(pieces)))
+                    .expect("a request");
+                let tenant = "carper".parse().expect("an id");
+                let photo = Photo::receive(request, &tenant, &intake()).await;
+                assert_eq!(photo.is_ok(), is_good, "{behind} in {size}");
+                if let Ok(photo) = photo {
+                    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, JPEG);
+                    assert!(photo.sha256 == digest.as_ref() && photo.is_original);
+                    assert_eq!(photo.sent_sha256().await, photo.sha256);
+                    let other = Photo {
+                        imagen: Bytes::from_static(b"shrunk"),
+                        is_original: false,
+                        ..photo
+                    };
+                    assert_ne!(other.sent_sha256().await, other.sha256);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where an outcome is kept, and what was asked. Neither can be made without the tenant, and neither
+//! holds anything of what was sent but its digest.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::tenants::{Clave, CredentialId, TenantId};
+
+use super::IdempotencyKey;
+
+/// Where the outcome of one request is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Slot {
+    tenant: TenantId,
+    digest: [u8; 32],
+}
+
+/// Who asks for what, beside the key.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// For which tenant, and as whom at its ERP.
+    pub credential: &'a CredentialId,
+    /// Which account that is: its records are no other's.
+    pub clave: &'a Clave,
+    /// Who vouches for the subject.
+    pub issuer: &'a str,
+    /// Who asks, whichever token says so.
+    pub subject: &'a str,
+    /// The operation.
+    pub operation: &'a str,
+    /// The record that it is done to.
+    pub record: u64,
+}
+
+impl Slot {
+    /// Of a request that its caller gave a key: the tenant's, the subject's and the route's own.
+    #[must_use]
+    pub fn of_key(asked: Asked<'_>, key: &IdempotencyKey) -> Self {
+        let digest = digest(
+            b"key",
+            &[
+                asked.clave.as_str().as_bytes(),
+                asked.issuer.as_bytes(),
+                asked.subject.as_bytes(),
+                asked.operation.as_bytes(),
+                &asked.record.to_be_bytes(),
+                key.as_str().as_bytes(),
+            ],
+        );
+        let tenant = asked.credential.tenant().clone();
+        Self { tenant, digest }
+    }
+
+    /// Of a request that is known by its content, whoever of the credential's callers sends it.
+    #[must_use]
+    pub fn of_content(asked: Asked<'_>, content: Fingerprint) -> Self {
+        let digest = digest(
+            b"content",
+            &[
+                asked.clave.as_str().as_bytes(),
+                asked.credential.name().as_bytes(),
+                asked.operation.as_bytes(),
+                &asked.record.to_be_bytes(),
+                &content.0,
+            ],
+        );
+        let tenant = asked.credential.tenant().clone();
+        Self { tenant, digest }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    pub(super) fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+}
+
+/// A digest of what a request asks for, made of its decoded parts: however they were written
+/// down, equal requests have equal ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Of those parts, in that order.
+    #[must_use]
+    pub fn of(parts: &[&[u8]]) -> Self {
+        Self(digest(b"fingerprint", parts))
+    }
+}
+
+/// No two lists of parts run together: each has its length before it.
+fn digest(domain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in [domain].iter().chain(parts) {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}

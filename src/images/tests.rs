@@ -1,0 +1,530 @@
+//! Real photos, cut, changed, and with something else in them.
+
+use std::{fs, path::Path, sync::LazyLock};
+
+use bytes::BytesMut;
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+
+fn rules() -> Rules {
+    Rules {
+        max_bytes: u64::MAX,
+        max_pixels: 50_000_000,
+        formats: vec![Format::Jpeg, Format::Png, Format::Webp, Format::Heic],
+        metadata: Metadata::Keep,
+        shrink: None,
+    }
+}
+
+fn looked_at(bytes: &[u8]) -> Result<Inspected, Unusable> {
+    inspect(bytes, &rules())
+}
+
+fn photos() -> Vec<(String, Vec<u8>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos");
+    let mut photos = Vec::new();
+    for folder in ["", "makers", "made"] {
+        for entry in fs::read_dir(root.join(folder)).expect("fixtures") {
+            let path = entry.expect("a file").path();
+            let is_photo = path
+                .extension()
+                .and_then(|it| it.to_str())
+                .is_some_and(|it| ["jpg", "png", "webp", "heic"].contains(&it));
+            let name = path
+                .strip_prefix(&root)
+                .expect("below")
+                .display()
+                .to_string();
+            let is_bad = ["truncated.jpg", "not-an-image.jpg", "bomb-60000x60000.png"]
+                .contains(&name.as_str());
+            if is_photo && !is_bad {
+                photos.push((name, fs::read(path).expect("a photo")));
+            }
+        }
+    }
+    assert!(photos.len() > 60, "{}", photos.len());
+    photos
+}
+
+fn photo(name: &str) -> Vec<u8> {
+    let all = photos();
+    let found = all.into_iter().find(|(it, _)| it == name);
+    found.unwrap_or_else(|| panic!("no {name}")).1
+}
+
+/// Where the picture ends.
+fn end(bytes: &[u8]) -> usize {
+    match Format::announced(bytes).expect("an image") {
+        Format::Jpeg => jpeg::walk(bytes, 0, u64::MAX).expect("is whole").end,
+        Format::Png => memchr::memmem::find(bytes, b"IEND").expect("an end") + 8,
+        Format::Webp => webp::end(bytes).expect("an end"),
+        Format::Heic => bytes.len(),
+    }
+}
+
+fn stripped(bytes: &[u8], metadata: Metadata) -> Result<(Vec<u8>, bool), Unusable> {
+    let mut image = BytesMut::from(bytes);
+    let format = Format::announced(bytes)?;
+    let changed = strip(&mut image, format, metadata)?;
+    Ok((image.to_vec(), changed))
+}
+
+/// What must hold of whatever is sent.
+fn check(bytes: &[u8]) {
+    let Ok(inspected) = looked_at(bytes) else {
+        return;
+    };
+    if inspected.format == Format::Heic {
+        return;
+    }
+    for metadata in [Metadata::StripLocation, Metadata::StripAll] {
+        let (once, changed) = stripped(bytes, metadata).expect("what is taken can be stripped");
+        assert_eq!(changed, once != bytes);
+        assert!(once.len() <= bytes.len());
+        assert_eq!(looked_at(&once), Ok(inspected), "it stays the same image");
+        let twice = stripped(&once, metadata).expect("again");
+        assert!(
+            twice == (once, false),
+            "what is stripped has nothing to strip"
+        );
+    }
+}
+
+#[test]
+fn what_cameras_write_is_taken() {
+    for (name, bytes) in photos() {
+        assert!(looked_at(&bytes).is_ok(), "{name}");
+        check(&bytes);
+    }
+}
+
+#[test]
+fn what_phones_append_is_taken_unless_it_holds_something_else() {
+    let clean = photo("no-exif.jpg");
+    for (trailer, expected) in [
+        (
+            &b"vivo{\"a\":1}\0\xFF\xFF\xFF\xFF\x1B*9HWfu\x84\x93\xA2\xB1"[..],
+            true,
+        ),
+        (
+            b"vivo{\"a\":\"<script>\"}\0\xFF\xFF\xFF\xFF\x1B*9HWfu\x84\x93\xA2\xB1",
+            false,
+        ),
+        (
+            b"x vivo{\"a\":1}\0\xFF\xFF\xFF\xFF\x1B*9HWfu\x84\x93\xA2\xB1",
+            true,
+        ),
+        (b"{\"oplus\":1}\0\0\0\x09jxrs", true),
+        (b"{\"oplus\":\"<script>\"}\0\0\0\x09jxrs", false),
+        (b"--", true),
+        (b"<svg xmlns=\"http://www.w3.org/2000/svg\">", false),
+        (b"*/=alert(1);/*      ", false),
+        (b"#!/bin/sh\n\xFF", false),
+        (b"MZ\x90\0\x03\0\0\0\x04", false),
+        (b"\x7FELF\x02\x01\x01", false),
+        (b"PK\x03\x04\x14\0\0\0", false),
+        (b"\0\0\x89PNG\r\n\x1a\n", false),
+        (b"\r\n--5D9144052FC54aa4--\r\n", true),
+        (b"\r\n--5D9144052FC54aa4", true),
+        (b"SEFH\x6b\0\0\0\0\0\0\0\x0c\0\0\0SEFT", true),
+        (b"xSEFH\x6b\0\0\0\0\0\0\0\x0c\0\0\0SEFT", true),
+    ] {
+        let found = looked_at(&[&clean[..], trailer].concat());
+        let expected_found = if expected {
+            Ok(())
+        } else {
+            Err(Unusable::Polyglot)
+        };
+        assert_eq!(
+            found.map(drop),
+            expected_found,
+            "{}",
+            trailer.escape_ascii()
+        );
+    }
+}
+
+#[test]
+fn what_is_cut_is_refused() {
+    for (name, bytes) in photos() {
+        if looked_at(&bytes).is_err() {
+            continue;
+        }
+        let end = end(&bytes);
+        // Each length of a small file, and some of a large one.
+        let step = if bytes.len() < 10_000 {
+            1
+        } else {
+            bytes.len() / 200
+        };
+        for length in (0..bytes.len()).step_by(step) {
+            if looked_at(&bytes[..length]).is_ok() {
+                assert!(length >= end, "{name} was taken with {length} bytes");
+                // Behind the end only padding may be cut, and what only its program knows.
+                let cut = bytes[end..length].trim_ascii_start();
+                let begin = cut.iter().position(|it| *it != 0).unwrap_or(cut.len());
+                let is_video = cut.get(4..8) == Some(b"ftyp");
+                let is_image = cut[begin..].starts_with(b"\xFF\xD8");
+                assert!(!is_video && !is_image, "{name} at {length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_something_else_too_is_refused() {
+    let zip_end = [b"PK\x05\x06".as_slice(), &[0; 18]].concat();
+    let behind: [&[u8]; 12] = [
+        b"<html><script>alert(1)</script>",
+        b"%PDF-1.7 trailer",
+        b"<?php system($_GET[0]);",
+        b"MZ\x90\0",
+        b"\x7fELF\x02\x01",
+        b"\xfe\xed\xfa\xcf",
+        b"Rar!\x1a\x07\x01\0",
+        b"7z\xbc\xaf\x27\x1c",
+        b"#!/bin/sh\n",
+        b"GIF89a",
+        b"RIFF\0\0\0\0WEBP",
+        &zip_end,
+    ];
+    for name in [
+        "no-exif.jpg",
+        "made/everywhere.png",
+        "coffee.webp",
+        "iphone.heic",
+    ] {
+        let clean = photo(name);
+        for text in behind {
+            let both = [&clean, text].concat();
+            let found = looked_at(&both);
+            assert!(found.is_err(), "{name} with {}", text.escape_ascii());
+            if name != "iphone.heic" {
+                assert_eq!(
+                    found,
+                    Err(Unusable::Polyglot),
+                    "{name} with {}",
+                    text.escape_ascii()
+                );
+            }
+        }
+        let padded = [&clean[..], &[0; 3000]].concat();
+        assert_eq!(
+            looked_at(&padded).is_ok(),
+            name != "iphone.heic",
+            "{name} with padding"
+        );
+    }
+    // An image that the first doesn't announce.
+    let clean = photo("no-exif.jpg");
+    assert_eq!(
+        looked_at(&[&clean[..], &photo("makers/GPS.jpg")].concat()),
+        Err(Unusable::Polyglot)
+    );
+}
+
+#[test]
+fn what_is_something_else_inside_is_refused() {
+    let zip_end = [b"PK\x05\x06".as_slice(), &[0; 18]].concat();
+    let jpeg = photo("no-exif.jpg");
+    let png = photo("astronaut.png");
+    let webp = photo("coffee.webp");
+    let insert = |into: &[u8], at: usize, what: &[u8]| [&into[..at], what, &into[at..]].concat();
+    let in_jpeg = |marker: u8, text: &[u8]| {
+        let length = u16::try_from(text.len() + 2)
+            .expect("is short")
+            .to_be_bytes();
+        insert(&jpeg, 2, &[&[0xFF, marker], &length[..], text].concat())
+    };
+    let in_png = |text: &[u8]| {
+        insert(
+            &png,
+            33,
+            &png::framed(*b"tEXt", &[b"Comment\0", text].concat()),
+        )
+    };
+    let in_webp = |text: &[u8]| {
+        let text = [text, &[b' '; 16][..16 - text.len() % 2]].concat();
+        let length = u32::try_from(text.len()).expect("is short").to_le_bytes();
+        let mut both = [&webp, &b"XMP "[..], &length, &text].concat();
+        let size = u32::try_from(both.len() - 8)
+            .expect("is short")
+            .to_le_bytes();
+        both[4..8].copy_from_slice(&size);
+        both
+    };
+    for text in [
+        &b"<script>alert(1)</script>"[..],
+        b"<SCRIPT SRC=//x></SCRIPT>",
+        b"\0<svg onload=alert(1)></svg>",
+        b"<svg/onload=alert(1)>",
+        b"<!DOCTYPE html><p>",
+        b"<html><body>",
+        b"<iframe src=x>",
+        b"<?php echo 1; ?>",
+        b"<?PHP\nsystem($_GET[0]);",
+        b"<?=`$_GET[0]`?> and so on",
+        b"x __HALT_COMPILER(); ?>",
+        b"%PDF-1.4\n",
+        b"Rar!\x1a\x07\0",
+        b"7z\xbc\xaf\x27\x1c",
+    ] {
+        for marker in [0xE0, 0xE1, 0xED, 0xFE] {
+            assert_eq!(
+                looked_at(&in_jpeg(marker, text)),
+                Err(Unusable::Polyglot),
+                "{}",
+                text.escape_ascii()
+            );
+        }
+        assert_eq!(
+            looked_at(&in_png(text)),
+            Err(Unusable::Polyglot),
+            "{}",
+            text.escape_ascii()
+        );
+        assert_eq!(
+            looked_at(&in_webp(text)),
+            Err(Unusable::Polyglot),
+            "{}",
+            text.escape_ascii()
+        );
+    }
+    // An archive whose directory's end is in the last segment, and the picture its comment.
+    assert_eq!(
+        looked_at(&in_jpeg(0xFE, &zip_end)).is_ok(),
+        jpeg.len() > 70_000
+    );
+    let small = photo("made/bare-thumbnail.jpg");
+    let comment = [&[0xFF, 0xFE, 0, 24], &zip_end[..]].concat();
+    assert_eq!(
+        looked_at(&insert(&small, 2, &comment)),
+        Err(Unusable::Polyglot)
+    );
+    // JavaScript: a name, a comment until `*/`.
+    let mut script = vec![b' '; 0x2F2A - 2];
+    script[100..120].copy_from_slice(b"*/=alert(1);/*      ");
+    assert_eq!(looked_at(&in_jpeg(0xE0, &script)), Err(Unusable::Polyglot));
+    // Words that are none of that.
+    for text in [
+        &b"<x:xmpmeta xmlns:x=\"adobe:ns:meta/\"><rdf:RDF><rdf:li>&lt;script&gt;</rdf:li>"[..],
+        b"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?>",
+        b"<a href='x'>caption</a><br> <b>bold</b>, <3 and PK\x05\x06 and <?phpx",
+        b"<svg>\x80\x81\x82<html>\x90\x91<?php \x80<?=$x\x80 */\x80 %PDF",
+    ] {
+        assert!(
+            looked_at(&in_jpeg(0xFE, text)).is_ok(),
+            "{}",
+            text.escape_ascii()
+        );
+        assert!(looked_at(&in_png(text)).is_ok(), "{}", text.escape_ascii());
+        assert!(looked_at(&in_webp(text)).is_ok(), "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn formats_that_are_pictures_only_by_name_are_none() {
+    for (text, expected) in [
+        (
+            &b"<svg xmlns='http://www.w3.org/2000/svg' width='10' height='10'/>"[..],
+            Unusable::NotAnImage,
+        ),
+        (
+            b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
+            Unusable::NotAnImage,
+        ),
+        (b"<!DOCTYPE html><html><body>", Unusable::NotAnImage),
+        (b"%PDF-1.7 and so on and on", Unusable::NotAnImage),
+        (b"GIF89a\x01\0\x01\0\0\0\0\0\0\0", Unusable::Format),
+        (b"BM\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Unusable::Format),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", Unusable::Format),
+        (b"", Unusable::Empty),
+        (b"\xff\xd8\xff", Unusable::Damaged),
+        (b"\x89PNG\r\n\x1a\n", Unusable::Damaged),
+        (b"RIFF\0\0\0\0WEBP", Unusable::Damaged),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Unusable::Damaged),
+    ] {
+        assert_eq!(looked_at(text), Err(expected), "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn too_many_pixels_are_told_of_each_format() {
+    for name in [
+        "no-exif.jpg",
+        "astronaut.png",
+        "coffee.webp",
+        "made/lossless.webp",
+        "iphone.heic",
+    ] {
+        let bytes = photo(name);
+        let found = looked_at(&bytes).expect("is good");
+        let pixels = found.width * found.height;
+        let few = Rules {
+            max_pixels: pixels - 1,
+            ..rules()
+        };
+        assert_eq!(
+            inspect(&bytes, &few),
+            Err(Unusable::TooManyPixels(pixels)),
+            "{name}"
+        );
+        let enough = Rules {
+            max_pixels: pixels,
+            ..rules()
+        };
+        assert_eq!(inspect(&bytes, &enough), Ok(found), "{name}");
+    }
+}
+
+/// A small JPEG whose frame's parameters are those.
+fn with_frame(frame: &[u8], scans: usize) -> Vec<u8> {
+    let length = u16::try_from(frame.len() + 1)
+        .expect("is short")
+        .to_be_bytes();
+    let mut bytes = [&b"\xff\xd8\xff"[..], &frame[..1], &length, &frame[1..]].concat();
+    for _ in 0..scans {
+        bytes.extend(b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\x37");
+    }
+    bytes.extend(b"\xff\xd9");
+    bytes
+}
+
+#[test]
+fn headers_that_cannot_be_are_refused() {
+    let sound = b"\xc0\x08\0\x01\0\x01\x01\x01\x11\0";
+    assert!(looked_at(&with_frame(sound, 1)).is_ok());
+    assert!(looked_at(&with_frame(sound, 100)).is_ok());
+    for (what, bytes) in [
+        ("no scan", with_frame(sound, 0)),
+        ("more scans than an encoder writes", with_frame(sound, 101)),
+        (
+            "no width",
+            with_frame(b"\xc0\x08\0\x01\0\0\x01\x01\x11\0", 1),
+        ),
+        (
+            "no height",
+            with_frame(b"\xc0\x08\0\0\0\x01\x01\x01\x11\0", 1),
+        ),
+        ("no components", with_frame(b"\xc0\x08\0\x01\0\x01\0", 1)),
+        (
+            "lossless",
+            with_frame(b"\xc3\x08\0\x01\0\x01\x01\x01\x11\0", 1),
+        ),
+        (
+            "another length",
+            with_frame(b"\xc0\x08\0\x01\0\x01\x02\x01\x11\0", 1),
+        ),
+        ("a picture within", {
+            let mut bytes = with_frame(sound, 1);
+            bytes.splice(2..2, b"\xff\xd8".iter().copied());
+            bytes
+        }),
+        ("two frames", {
+            let mut bytes = with_frame(sound, 1);
+            let frame = bytes[2..15].to_vec();
+            bytes.splice(2..2, frame);
+            bytes
+        }),
+    ] {
+        assert_eq!(looked_at(&bytes), Err(Unusable::Damaged), "{what}");
+    }
+
+    let png = photo("made/everywhere.png");
+    let webp = photo("coffee.webp");
+    let changed = |bytes: &[u8], at: usize| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for at in 8..33 {
+        let found = looked_at(&changed(&png, at));
+        assert_eq!(found, Err(Unusable::Damaged), "a PNG's header at {at}");
+    }
+    // VP8X's canvas isn't the picture's, or the file's size another.
+    assert!(webp[12..].starts_with(b"VP8X"));
+    for at in [4, 24, 27] {
+        let found = looked_at(&changed(&webp, at));
+        assert!(found.is_err(), "a WebP's header at {at}");
+    }
+    // Without its pixels.
+    let at = memchr::memmem::find(&png, b"IDAT").expect("pixels") - 4;
+    let end = memchr::memmem::find(&png, b"IEND").expect("an end") - 4;
+    let empty = [&png[..at], &png[end..]].concat();
+    assert_eq!(looked_at(&empty), Err(Unusable::Damaged));
+}
+
+#[test]
+fn animations_keep_their_frames() {
+    use image::{
+        AnimationDecoder,
+        codecs::{png::PngDecoder, webp::WebPDecoder},
+    };
+    use std::io::Cursor;
+    let frames = |bytes: &[u8]| {
+        let bytes = Cursor::new(bytes);
+        let frames = match Format::announced(bytes.get_ref()) {
+            Ok(Format::Png) => PngDecoder::new(bytes)
+                .and_then(PngDecoder::apng)
+                .expect("a PNG")
+                .into_frames()
+                .collect_frames(),
+            _ => WebPDecoder::new(bytes)
+                .expect("a WebP")
+                .into_frames()
+                .collect_frames(),
+        };
+        let frames = frames.expect("frames").into_iter();
+        frames
+            .map(|it| (it.delay(), it.into_buffer().into_raw()))
+            .collect::<Vec<_>>()
+    };
+    for (name, count) in [("made/animated.png", 3), ("made/animated.webp", 4)] {
+        let bytes = photo(name);
+        let before = frames(&bytes);
+        assert_eq!(before.len(), count, "{name}");
+        for metadata in [Metadata::StripLocation, Metadata::StripAll] {
+            let (after, changed) = stripped(&bytes, metadata).expect("is good");
+            assert!(changed && frames(&after) == before, "{name}");
+        }
+    }
+}
+
+#[test]
+fn compressed_data_is_not_taken_for_something_else() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut bytes = vec![0; 8 << 20];
+    random.fill(&mut bytes);
+    assert_eq!(foreign::check(&bytes), Ok(()));
+}
+
+static SMALL: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let photos = photos().into_iter().map(|(_, bytes)| bytes);
+    photos.filter(|it| it.len() < 12_000).collect()
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn whatever_is_changed_stays_sound_or_is_refused(
+        which: Index,
+        changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..8),
+        copied in prop::option::of((any::<Index>(), any::<Index>(), any::<Index>())),
+    ) {
+        let mut bytes = SMALL[which.index(SMALL.len())].clone();
+        for (at, value) in changes {
+            // The heads are where most is decided.
+            let at = at.index(bytes.len().min(3000));
+            bytes[at] = value;
+        }
+        if let Some((from, to, at)) = copied {
+            let (from, to) = (from.index(bytes.len()), to.index(bytes.len()));
+            let piece = bytes[from.min(to)..from.max(to)].to_vec();
+            let at = at.index(bytes.len());
+            bytes.splice(at..at, piece);
+        }
+        check(&bytes);
+    }
+}

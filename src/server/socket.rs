@@ -1,0 +1,161 @@
+//! A connection's socket, shared by HTTP and by those who watch the peer.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use rustix::net::{Shutdown, shutdown};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
+    net::TcpStream,
+    sync::Notify,
+};
+
+/// The same socket for all who hold a clone.
+#[derive(Clone)]
+pub(super) struct Socket(Arc<Shared>);
+
+struct Shared {
+    stream: TcpStream,
+    /// Something arrived since the last request was taken whole.
+    has_more: AtomicBool,
+    /// Whoever writes has handed over all that it had begun.
+    is_flushed: AtomicBool,
+    /// All that had arrived was read.
+    drained: Notify,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(Shared {
+            stream,
+            has_more: AtomicBool::new(false),
+            is_flushed: AtomicBool::new(true),
+            drained: Notify::new(),
+        }))
+    }
+
+    /// Waits like [`TcpStream::ready`].
+    pub(super) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        self.0.stream.ready(interest).await
+    }
+
+    /// Waits until all that had arrived was read.
+    pub(super) async fn drained(&self) {
+        self.0.drained.notified().await;
+    }
+
+    /// Looks at what has arrived, like [`TcpStream::peek`].
+    pub(super) async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.stream.peek(into).await
+    }
+
+    /// A request was taken whole: what arrives next isn't its.
+    pub(super) fn is_settled(&self) {
+        self.0.has_more.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the peer may still be sending what nobody has taken.
+    pub(super) fn has_more(&self) -> bool {
+        self.0.has_more.load(Ordering::Relaxed)
+    }
+
+    /// Writes between two answers: nothing, where one is half written.
+    pub(super) fn write_between(&self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.0.is_flushed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.0.stream.try_write(bytes)
+    }
+
+    /// Tells the peer that nothing more comes; what it sends can still be read.
+    pub(super) fn end(&self) -> io::Result<()> {
+        shutdown(&self.0.stream, Shutdown::Write).map_err(Into::into)
+    }
+
+    fn poll_try_write(
+        &self,
+        context: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        self.0.is_flushed.store(false, Ordering::Relaxed);
+        loop {
+            ready!(self.0.stream.poll_write_ready(context))?;
+            match write(&self.0.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let shared = &self.0;
+        loop {
+            ready!(shared.stream.poll_read_ready(context))?;
+            let (room, mut read) = (into.remaining(), 0);
+            let outcome = shared.stream.try_io(Interest::READABLE, || {
+                read = shared.stream.try_read_buf(into)?;
+                // Less than there was room for is all there was (epoll(7)). Saying so spares a
+                // read in vain, and is how who waits for the end is told of that and not of the rest.
+                if (1..room).contains(&read) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(())
+            });
+            if read > 0 {
+                shared.has_more.store(true, Ordering::Relaxed);
+                if read < room {
+                    shared.drained.notify_one();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(context, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(context, |stream| stream.try_write_vectored(bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.is_flushed.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.end())
+    }
+}

@@ -1,0 +1,484 @@
+//! How uploads come in: as clients write them, whole, within the memory that there is, and in time.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, SHA512, digest};
+use base64_simd::STANDARD;
+use llavero_simulator::Faults;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::harness::{Reply, World, photo, with_clave};
+
+const PATH: &str = "/v1/ordenes/11001/imagenes";
+const FORM: &str = "multipart/form-data; boundary=b";
+const IN_FLIGHT: &str = "llavero_uploads_in_flight_bytes";
+
+fn image() -> Vec<u8> {
+    photo("no-exif.jpg")
+}
+
+/// A part's delimiter and head, with more fields.
+fn head(name: &str, fields: &str) -> Vec<u8> {
+    format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n{fields}\r\n").into()
+}
+
+/// A form with that image.
+fn form(fields: &str, image: &[u8]) -> Vec<u8> {
+    let (proceso, imagen) = (head("proceso", ""), head("imagen", fields));
+    [
+        &proceso,
+        &b"antes\r\n"[..],
+        &imagen,
+        image,
+        b"\r\n--b--\r\n",
+    ]
+    .concat()
+}
+
+fn post(world: &World, content_type: &str, body: Vec<u8>) -> RequestBuilder {
+    let request = world.request(Method::POST, PATH);
+    request.header("content-type", content_type).body(body)
+}
+
+async fn send(world: &World, body: Vec<u8>) -> Reply {
+    world.send(post(world, FORM, body)).await
+}
+
+/// What the ERP has of the upload that it received last.
+fn kept(world: &World) -> Vec<u8> {
+    let received = world.received();
+    let id = received.last().unwrap().archivo_id.unwrap();
+    world.erp.imagen(&with_clave("carper"), id).unwrap()
+}
+
+/// A connection on which the head of a request was sent, and so much of its body.
+async fn begun(world: &World, token: &str, request: &str, length: usize, body: &[u8]) -> TcpStream {
+    let at = world.public.trim_start_matches("http://");
+    let mut socket = TcpStream::connect(at).await.unwrap();
+    let head = format!(
+        "{request} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.write_all(body).await.unwrap();
+    socket
+}
+
+/// The same for an upload of `ana`'s.
+async fn upload(world: &World, length: usize, body: &[u8]) -> TcpStream {
+    let request = format!("POST {PATH}");
+    let token = world.token(&json!({}));
+    begun(
+        world,
+        &format!("{token}\r\ncontent-type: {FORM}"),
+        &request,
+        length,
+        body,
+    )
+    .await
+}
+
+/// The answer on a connection that ends with it: its head and its problem.
+async fn answer(mut socket: TcpStream) -> (String, Value) {
+    let mut answer = Vec::new();
+    // A connection that is ended while its client still writes may be reset behind the answer.
+    let _ = socket.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let problem = serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"));
+    (head.to_owned(), problem)
+}
+
+async fn in_flight(world: &World, bytes: usize) {
+    world.wait_for_metric(&format!("{IN_FLIGHT} {bytes}")).await;
+}
+
+async fn refused(world: &World, reason: &str) {
+    let metric = format!("llavero_uploads_refused_total{{reason=\"{reason}\"}} 1");
+    world.wait_for_metric(&metric).await;
+}
+
+#[tokio::test]
+async fn forms_are_read_as_clients_write_them() {
+    let world = World::configured("images: {dedupe_window: 0}\n").await;
+    let image = image();
+    let file = |head: &str, tail: &str| [head.as_bytes(), &image, tail.as_bytes()].concat();
+    for (client, content_type, body) in [
+        (
+            "curl",
+            "multipart/form-data; boundary=------------------------cf2bd9Qy",
+            file(
+                "--------------------------cf2bd9Qy\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n\
+                 --------------------------cf2bd9Qy\r\nContent-Disposition: form-data; name=\"imagen\"; filename=\"a \\\"b\\\".jpg\"\r\n\
+                 Content-Type: image/jpeg\r\n\r\n",
+                "\r\n--------------------------cf2bd9Qy--\r\n",
+            ),
+        ),
+        (
+            "a browser",
+            "multipart/form-data; boundary=----WebKitFormBoundaryAbC0",
+            file(
+                "------WebKitFormBoundaryAbC0\r\nContent-Disposition: form-data; name=\"_charset_\"\r\n\r\nUTF-8\r\n\
+                 ------WebKitFormBoundaryAbC0\r\nContent-Disposition: form-data; name=\"imagen\"; filename=\"fachada %22ñ%22 📷.jpg\"\r\n\
+                 Content-Type: image/jpeg\r\n\r\n",
+                "\r\n------WebKitFormBoundaryAbC0\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n\
+                 ------WebKitFormBoundaryAbC0--\r\n",
+            ),
+        ),
+        (
+            "OkHttp",
+            "multipart/form-data; boundary=3c5a-41",
+            file(
+                "--3c5a-41\r\nContent-Disposition: form-data; name=\"proceso\"\r\nContent-Transfer-Encoding: binary\r\n\
+                 Content-Type: text/plain; charset=UTF-8\r\nContent-Length: 5\r\n\r\nantes\r\n\
+                 --3c5a-41\r\nContent-Disposition: form-data; name=\"imagen\"; filename=\"f.jpg\"\r\nContent-Type: image/*\r\n\r\n",
+                "\r\n--3c5a-41--\r\n",
+            ),
+        ),
+        (
+            "Dart",
+            "multipart/form-data; boundary=dart-http-boundary-Fx_+.1",
+            file(
+                "--dart-http-boundary-Fx_+.1\r\ncontent-disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n\
+                 --dart-http-boundary-Fx_+.1\r\ncontent-type: application/octet-stream\r\n\
+                 content-disposition: form-data; name=\"imagen\"; filename=\"f.jpg\"\r\n\r\n",
+                "\r\n--dart-http-boundary-Fx_+.1--\r\n",
+            ),
+        ),
+        (
+            "Python",
+            "multipart/form-data; boundary=0123456789abcdef",
+            file(
+                "--0123456789abcdef\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n\
+                 --0123456789abcdef\r\nContent-Disposition: form-data; name*=UTF-8''imagen; filename*=utf-8''%C3%B1.jpg\r\n\r\n",
+                "\r\n--0123456789abcdef--",
+            ),
+        ),
+        (
+            "a hand, with line feeds",
+            "multipart/form-data; boundary=\"a hand\"",
+            file(
+                "\npreamble\n--a hand\nContent-Disposition: form-data; name=proceso\n\nantes\n\
+                 --a hand \t\nContent-Disposition: form-data;\n name=imagen\n\n",
+                "\n--a hand--\nepilogue",
+            ),
+        ),
+    ] {
+        world.erp.clear_requests();
+        let reply = world.send(post(&world, content_type, body)).await;
+        assert_eq!(reply.status, 201, "{client}: {}", reply.text());
+        assert!(kept(&world) == image, "{client}: the image has changed");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_form_is_told_with_the_limit() {
+    let world = World::start().await;
+    let whole = || form("", &image());
+    let typed = |boundary: &str| format!("multipart/form-data; boundary={boundary}");
+    let long_head = form(&format!("X: {}\r\n", "x".repeat(64 * 1024)), b"");
+    let mut cut = whole();
+    cut.truncate(cut.len() - "--\r\n".len());
+    let titulo = [
+        head("titulo", ""),
+        vec![b'x'; 4097],
+        b"\r\n".to_vec(),
+        whole(),
+    ]
+    .concat();
+    let charset = [head("_charset_", ""), b"latin1\r\n".to_vec(), whole()].concat();
+    for (content_type, body, status, code, told) in [
+        (
+            typed(&"b".repeat(71)),
+            whole(),
+            400,
+            "malformed-body",
+            "70 characters",
+        ),
+        (
+            typed("b\u{40}"),
+            whole(),
+            400,
+            "malformed-body",
+            "characters that can't",
+        ),
+        (
+            typed("\"\""),
+            whole(),
+            400,
+            "malformed-body",
+            "an empty `boundary`",
+        ),
+        (
+            typed("b; boundary=c"),
+            whole(),
+            400,
+            "malformed-body",
+            "more than once",
+        ),
+        (
+            typed("other"),
+            [vec![b'x'; 256 * 1024], whole()].concat(),
+            400,
+            "malformed-body",
+            "262144 bytes",
+        ),
+        (
+            FORM.to_owned(),
+            long_head,
+            400,
+            "malformed-body",
+            "65536 bytes",
+        ),
+        (
+            FORM.to_owned(),
+            cut,
+            400,
+            "malformed-body",
+            "last delimiter",
+        ),
+        (FORM.to_owned(), titulo, 413, "payload-too-large", "/titulo"),
+        (
+            FORM.to_owned(),
+            charset,
+            422,
+            "validation-failed",
+            "/_charset_",
+        ),
+        (
+            FORM.to_owned(),
+            form("Content-Transfer-Encoding: base64\r\n", b"AAAA"),
+            400,
+            "malformed-body",
+            "/imagen",
+        ),
+        (
+            FORM.to_owned(),
+            form("", b""),
+            422,
+            "invalid-image",
+            "/imagen",
+        ),
+        (
+            FORM.to_owned(),
+            form("Content-Disposition: form-data; name=\"proceso\"\r\n", b""),
+            400,
+            "malformed-body",
+            "`Content-Disposition`",
+        ),
+    ] {
+        let reply = world.send(post(&world, &content_type, body)).await;
+        reply.problem(status, code);
+        assert!(reply.text().contains(told), "{told}: {}", reply.text());
+    }
+    assert!(world.received().is_empty());
+    in_flight(&world, 0).await;
+}
+
+#[tokio::test]
+async fn an_upload_is_what_its_digests_say_or_nothing() {
+    let world = World::start().await;
+    let image = image();
+    let of = |name: &str, bytes: &[u8]| {
+        let algorithm = if name == "sha-256" { &SHA256 } else { &SHA512 };
+        format!(
+            "{name}=:{}:",
+            STANDARD.encode_to_string(digest(algorithm, bytes))
+        )
+    };
+    for field in ["Content-Digest", "Repr-Digest"] {
+        let body = form("", &image);
+        for algorithm in ["sha-256", "sha-512"] {
+            let good = format!("md5=:AAAA:, {}", of(algorithm, &body));
+            let request = post(&world, FORM, body.clone()).header(field, good);
+            world.send(request).await.ok(201);
+            let part = format!("{field}: {}\r\n", of(algorithm, &image));
+            send(&world, form(&part, &image)).await.ok(201);
+        }
+        world.erp.clear_requests();
+        let named = field.to_ascii_lowercase();
+        for (bad, told) in [
+            (of("sha-256", &image), "Send it again"),
+            ("sha-256=:AAAA:".to_owned(), "can't be read"),
+            ("sha-256=nothing".to_owned(), "can't be read"),
+        ] {
+            let request = post(&world, FORM, body.clone()).header(field, bad.clone());
+            let reply = world.send(request).await;
+            reply.problem(400, "malformed-body");
+            assert_eq!(reply.named(), [&*named]);
+            assert!(reply.text().contains(told), "{}", reply.text());
+            let bad = if told == "Send it again" {
+                of("sha-256", &body)
+            } else {
+                bad
+            };
+            let reply = send(&world, form(&format!("{field}: {bad}\r\n"), &image)).await;
+            reply.problem(400, "malformed-body");
+            assert_eq!(reply.named(), ["/imagen"]);
+            assert!(reply.text().contains(told) && reply.text().contains(&named));
+        }
+        assert!(world.received().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_frees_its_memory_at_once() {
+    let world = World::start().await;
+    let socket = upload(&world, 300_000, &form("", &image())[..10_000]).await;
+    in_flight(&world, 300_000).await;
+    drop(socket);
+    in_flight(&world, 0).await;
+    assert!(world.received().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_promises_no_length_reserves_what_it_may_have() {
+    let world = World::configured("images: {max_bytes: 1MiB}\n").await;
+    let at = world.public.trim_start_matches("http://");
+    let mut socket = TcpStream::connect(at).await.unwrap();
+    let token = world.token(&json!({}));
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: {FORM}\r\n\
+         transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    in_flight(&world, (1 << 20) + 64 * 1024).await;
+    let image = image();
+    for piece in form("", &image).chunks(7000) {
+        let length = format!("{:x}\r\n", piece.len());
+        let chunk = [length.as_bytes(), piece, b"\r\n"].concat();
+        socket.write_all(&chunk).await.unwrap();
+    }
+    socket.write_all(b"0\r\n\r\n").await.unwrap();
+    let (head, _) = answer(socket).await;
+    assert!(head.starts_with("HTTP/1.1 201"), "{head}");
+    assert!(kept(&world) == image);
+    in_flight(&world, 0).await;
+}
+
+#[tokio::test]
+async fn an_upload_holds_its_image_until_the_erp_has_answered_whoever_leaves() {
+    let world = World::start().await;
+    world.faults(
+        "carper",
+        Faults {
+            hang: true,
+            ..Faults::default()
+        },
+    );
+    let (image, body) = (image(), form("", &image()));
+    let socket = upload(&world, body.len(), &body).await;
+    // What stood around the image is given back.
+    in_flight(&world, image.len()).await;
+    world
+        .wait_for_metric("llavero_upstream_requests_in_flight 1")
+        .await;
+    drop(socket);
+    for _ in 0..20 {
+        in_flight(&world, image.len()).await;
+    }
+    let _time = world.time_passes_by(Duration::from_secs(1));
+    in_flight(&world, 0).await;
+}
+
+#[tokio::test]
+async fn an_upload_without_room_is_refused_before_its_body_and_another_tenants_is_not() {
+    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 128KiB}\n").await;
+    let small = photo("sony-rx1r.jpg");
+    let body = form("", &small);
+    let first = upload(&world, 60_000, &body[..100]).await;
+    in_flight(&world, 60_000).await;
+    // It asks before it sends, so only an answer lets it go on.
+    let token = format!(
+        "{}\r\ncontent-type: {FORM}\r\nexpect: 100-continue",
+        world.token(&json!({}))
+    );
+    let second = begun(&world, &token, &format!("POST {PATH}"), 60_000, b"").await;
+    let time = world.time_passes_by(Duration::from_millis(50));
+    let (head, problem) = answer(second).await;
+    drop(time);
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(head.contains("retry-after: "), "{head}");
+    assert_eq!(problem["code"], "overloaded");
+    refused(&world, "overloaded").await;
+    in_flight(&world, 60_000).await;
+
+    let norte = world.token(&json!({"tenant": "norte"}));
+    let request = world
+        .bare(Method::POST, "/v1/ordenes/21001/imagenes")
+        .bearer_auth(norte);
+    let request = request.header("content-type", FORM).body(body.clone());
+    world.send(request).await.ok(201);
+    drop(first);
+    in_flight(&world, 0).await;
+    send(&world, body).await.ok(201);
+}
+
+#[tokio::test]
+async fn an_upload_that_waits_gets_in_when_there_is_room() {
+    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 128KiB}\n").await;
+    let first = upload(&world, 60_000, b"").await;
+    in_flight(&world, 60_000).await;
+    let waits = send(&world, form("", &photo("sony-rx1r.jpg")));
+    let leaves = async {
+        world.wait_for_metric("llavero_uploads_waiting 1").await;
+        drop(first);
+    };
+    let (reply, ()) = tokio::join!(waits, leaves);
+    reply.ok(201);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_or_trickles_is_ended_with_a_problem() {
+    for (settings, rule, reason) in [
+        (
+            "images: {min_rate: 0, idle_timeout: 20s}\n",
+            "20 seconds",
+            "idle",
+        ),
+        (
+            "images: {min_rate: 8KiB, idle_timeout: 10m}\n",
+            "8192 bytes a second",
+            "too-slow",
+        ),
+    ] {
+        let world = World::configured(settings).await;
+        let socket = upload(&world, 300_000, &form("", &image())[..10_000]).await;
+        in_flight(&world, 300_000).await;
+        let _time = world.time_passes_by(Duration::from_millis(500));
+        let (head, problem) = answer(socket).await;
+        assert!(head.starts_with("HTTP/1.1 408"), "{head}");
+        assert_eq!(problem["code"], "request-timeout");
+        assert!(
+            problem["detail"].as_str().unwrap().contains(rule),
+            "{problem}"
+        );
+        refused(&world, reason).await;
+        in_flight(&world, 0).await;
+        assert!(world.received().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_stalls_is_ended_with_a_problem() {
+    let world = World::start().await;
+    let token = format!(
+        "{}\r\ncontent-type: application/json",
+        world.token(&json!({}))
+    );
+    let request = "PATCH /v1/ordenes/11001";
+    let socket = begun(&world, &token, request, 100_000, b"{").await;
+    let _time = world.time_passes_by(Duration::from_millis(100));
+    let (head, problem) = answer(socket).await;
+    assert!(head.starts_with("HTTP/1.1 408"), "{head}");
+    assert_eq!(problem["code"], "request-timeout");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("30 seconds"),
+        "{problem}"
+    );
+    assert!(world.received().is_empty());
+}
