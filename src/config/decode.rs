@@ -101,6 +101,7 @@ fn in_words(expected: &str) -> String {
         "a sequence" => "a list, e.g. [a, b]",
         "a boolean" => "true or false",
         "path string" => "a path",
+        "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
         "u32" => "a whole number from 0 to 4294967295",
         "u64" | "usize" => "a whole number, 0 or more",

@@ -10,6 +10,7 @@ use serde::{
 use super::{document::Checker, units};
 
 const MIN_BYTES: u64 = 64 << 10;
+const MIN_DIMENSION: u32 = 256;
 /// A faster network than this is no reason to refuse a slower one.
 const MAX_RATE: u64 = 1 << 20;
 const MAX_IDLE: Duration = Duration::from_secs(600);
@@ -124,9 +125,9 @@ impl Images {
             );
         }
         at.require(
-            self.max_dimension != Some(0),
+            self.max_dimension.is_none_or(|most| most >= MIN_DIMENSION),
             "images.max_dimension",
-            "must be more than 0, or off",
+            "must be at least 256, or off: nothing could be seen in such photos",
         );
         at.require(
             (1..=100).contains(&self.quality),

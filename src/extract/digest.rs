@@ -7,10 +7,8 @@ use http::{HeaderMap, HeaderName};
 /// How many bytes are hashed before others get their turn: a fifth of a millisecond at most.
 pub(super) const STEP: usize = 64 * 1024;
 
-const FIELDS: [HeaderName; 2] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-];
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+const FIELDS: [HeaderName; 2] = [HeaderName::from_static("content-digest"), REPR_DIGEST];
 
 /// The algorithms that aren't deprecated (RFC 9530 §5). Others are ignored, as the RFC asks.
 const ALGORITHMS: [(&str, &Algorithm, usize); 2] =
@@ -101,9 +99,21 @@ impl Promised {
     /// # Errors
     /// It isn't.
     pub(super) fn check(self) -> Result<Digests, Broken> {
+        self.check_with(None)
+    }
+
+    /// The same for a form. Its `Repr-Digest` may also be that of the photo in it: programs that have their form
+    /// written for them know no other.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(super) fn check_with(self, photo: Option<[u8; 32]>) -> Result<Digests, Broken> {
         let digests: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
+        let is_of_photo = |it: &Promise| {
+            it.field == REPR_DIGEST && photo.is_some_and(|photo| it.digest[..] == photo)
+        };
         let mut promises = self.promises.into_iter();
-        match promises.find(|it| digests[it.by].as_ref() != it.digest) {
+        match promises.find(|it| digests[it.by].as_ref() != it.digest && !is_of_photo(it)) {
             Some(promise) => Err(Broken::Mismatch(promise.field)),
             None => Ok(Digests(digests)),
         }

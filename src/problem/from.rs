@@ -17,6 +17,8 @@ use crate::{
 
 use super::{Code, FieldError, Problem};
 
+/// When it is surely known what became of a write.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// When to come back where nobody said.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -128,12 +130,12 @@ impl From<Repeated> for Problem {
             Repeated::Running { retry_after } => {
                 Self::of(Code::IdempotencyConflict).with_retry_after(retry_after)
             }
-            Repeated::Mismatch => Self::of(Code::IdempotencyMismatch).with_errors(vec![
-                FieldError::parameter(
+            Repeated::Mismatch => {
+                Self::of(Code::IdempotencyMismatch).with_errors(vec![FieldError::parameter(
                     "Idempotency-Key",
-                    "Was used for a request with other content, to which the answer is kept. Nothing was sent. Use a new key for new content, and the same content for the same key.",
-                ),
-            ]),
+                    "Was used for this order with other content, whose answer is kept.",
+                )])
+            }
             Repeated::Store(_) => Self::of(Code::Overloaded).with_retry_after(DEFAULT_RETRY_AFTER),
         };
         problem.caused_by(cause)
@@ -270,6 +272,25 @@ impl Problem {
         match problem.cause() {
             Some(cause) => named.caused_by(cause),
             None => named,
+        }
+    }
+
+    /// The problem of a write that is known again when it is sent again. Where nobody knows what became of it, its
+    /// caller is to send it again.
+    #[must_use]
+    pub fn of_repeatable_write(error: ExchangeError, fields: &[(&str, &str)]) -> Self {
+        if error.is_certain() {
+            return Self::of_write(error, fields);
+        }
+        let problem = Self::from(error);
+        let repeated = Self::new(
+            problem.code,
+            "The ERP's answer doesn't say, or didn't come to say, whether this was done. Send the same request again, with the same `Idempotency-Key` if it had one: the ERP is asked what became of it before anything is sent to it again.",
+        )
+        .with_retry_after(SETTLED_AFTER);
+        match problem.cause() {
+            Some(cause) => repeated.caused_by(cause),
+            None => repeated,
         }
     }
 

@@ -274,7 +274,7 @@ fn add_headers(
     match status {
         "401" | "403" => add("WWW-Authenticate", "What is missing (RFC 6750).", string()),
         "405" => add("Allow", "The methods that there are.", string()),
-        "429" | "503" => add("Retry-After", "Seconds to wait, at least 1.", integer()),
+        "409" | "429" | "503" => add("Retry-After", "Seconds to wait, at least 1.", integer()),
         _ => {}
     }
 }

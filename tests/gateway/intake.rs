@@ -302,7 +302,7 @@ async fn an_upload_is_what_its_digests_say_or_nothing() {
         world.erp.clear_requests();
         let named = field.to_ascii_lowercase();
         for (bad, told) in [
-            (of("sha-256", &image), "Send it again"),
+            (of("sha-256", b"something else"), "Send it again"),
             ("sha-256=:AAAA:".to_owned(), "can't be read"),
             ("sha-256=nothing".to_owned(), "can't be read"),
         ] {
@@ -322,6 +322,12 @@ async fn an_upload_is_what_its_digests_say_or_nothing() {
             assert!(reply.text().contains(told) && reply.text().contains(&named));
         }
         assert!(world.received().is_empty());
+    }
+    // Who has a form written knows the digest of the photo only.
+    let of_photo = of("sha-256", &image);
+    for (field, status) in [("Repr-Digest", 201), ("Content-Digest", 400)] {
+        let request = post(&world, FORM, form("", &image)).header(field, of_photo.clone());
+        assert_eq!(world.send(request).await.status, status, "{field}");
     }
 }
 

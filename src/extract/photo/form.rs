@@ -57,6 +57,11 @@ impl Form {
         }
     }
 
+    /// The SHA-256 of the photo, once that is whole.
+    pub(super) fn sha256(&self) -> Option<[u8; 32]> {
+        self.imagen.as_ref().map(|(_, sha256)| *sha256)
+    }
+
     pub(super) fn take(&mut self, event: Event<'_>) -> Result<(), Problem> {
         match event {
             Event::Part(head) => self.begin(&head),

@@ -250,7 +250,7 @@ impl Arriving {
 
     fn finish(self) -> Result<Whole, Problem> {
         self.promised
-            .check()
+            .check_with(self.form.sha256())
             .map_err(|broken| of_request(&broken))?;
         if !self.reader.has_ended() {
             return Err(Problem::new(
@@ -300,20 +300,24 @@ impl From<Malformed> for Problem {
                 "The body isn't well-formed multipart/form-data: {malformed}. Let your HTTP client build it."
             ),
         };
-        Self::new(Code::MalformedBody, detail)
+        Self::new(Code::MalformedBody, detail).caused_by(malformed)
     }
 }
 
 fn of_request(broken: &Broken) -> Problem {
     let (field, detail) = told("request's", broken);
     let error = FieldError::parameter(field.as_str(), detail.clone());
-    Problem::new(Code::MalformedBody, detail).with_errors(vec![error])
+    Problem::new(Code::MalformedBody, detail)
+        .with_errors(vec![error])
+        .caused_by("a digest of the request doesn't hold")
 }
 
 fn of_part(part: &str, broken: &Broken) -> Problem {
     let (_, detail) = told(&format!("part `{part}`'s"), broken);
     let error = FieldError::body(part, detail.clone());
-    Problem::new(Code::MalformedBody, detail).with_errors(vec![error])
+    Problem::new(Code::MalformedBody, detail)
+        .with_errors(vec![error])
+        .caused_by("a digest of the photo doesn't hold")
 }
 
 fn told<'a>(whose: &str, broken: &'a Broken) -> (&'a HeaderName, String) {
@@ -327,7 +331,7 @@ fn told<'a>(whose: &str, broken: &'a Broken) -> (&'a HeaderName, String) {
         Broken::Mismatch(field) => (
             field,
             format!(
-                "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way. Send it again."
+                "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way. Send it again. (That of a request is over its whole body, that in the head of a part over the part.)"
             ),
         ),
     }

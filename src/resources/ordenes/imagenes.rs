@@ -14,7 +14,10 @@ use http::{
 use serde::Serialize;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, Schema, Type},
+};
 
 use crate::{
     cache::Representation,
@@ -58,7 +61,7 @@ struct Upload {
     #[schema(format = Binary, content_media_type = "application/octet-stream")]
     imagen: String,
     /// Which step of the job it shows: `antes`, `durante` or `despues` (or the ERP's code 1 to 3).
-    #[schema(pattern = "^(antes|durante|despues|[1-3])$", example = "antes")]
+    #[schema(schema_with = proceso_schema)]
     proceso: String,
     /// Its title; made from `proceso` and the time where it isn't given.
     #[schema(
@@ -68,6 +71,19 @@ struct Upload {
         example = "Fuga en la bomba"
     )]
     titulo: Option<String>,
+}
+
+fn proceso_schema() -> Schema {
+    let words = ["antes", "durante", "despues", "1", "2", "3"];
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words))
+        .description(Some(
+            "Which step of the job it shows: `antes`, `durante` or `despues` (or the ERP's code 1 to 3).",
+        ))
+        .examples(["antes"])
+        .build()
+        .into()
 }
 
 /// The photo as the ERP keeps it.
@@ -80,9 +96,9 @@ struct Imagen {
     url: Value,
     #[schema(value_type = Option<String>, example = "Antes del servicio - 20260127_150310.jpg", required = true)]
     titulo: Value,
-    #[schema(value_type = Option<String>, example = "2026-01-28T17:53:36.346193+00:00", required = true)]
+    #[schema(value_type = Option<String>, format = DateTime, example = "2026-01-28T17:53:36.346193+00:00", required = true)]
     creado: Value,
-    /// SHA-256 of the bytes that the ERP got (RFC 9530): compare it with the photo's own.
+    /// SHA-256 of the bytes that the ERP got (RFC 9530). It is the photo's own, unless the gateway is set to change photos.
     #[schema(example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:")]
     digest: String,
 }
@@ -101,7 +117,8 @@ struct Imagen {
     params(
         ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
         ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257, example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
-        ("Content-Digest" = Option<String>, Header, description = "SHA-256 of the whole body (RFC 9530): what arrives otherwise is refused. `Repr-Digest` is read too.", example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"),
+        ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the whole body (RFC 9530): what arrives otherwise is refused. In the head of the part `imagen` it is the photo's.", example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"),
+        ("Repr-Digest" = Option<String>, Header, description = "The same; it may also be that of the photo alone.", example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"),
     ),
     request_body(content = Upload, content_type = "multipart/form-data", description = "The photo and what it shows."),
     responses(
@@ -170,6 +187,10 @@ pub(super) async fn attach(
     let titulo = claim
         .as_ref()
         .map_or(titulo, |claim| claim.mark().to_owned());
+    let told = match claim {
+        Some(_) => Problem::of_repeatable_write,
+        None => Problem::of_write,
+    };
     let digest = format!("sha-256=:{}:", STANDARD.encode_to_string(sent));
     let write = Write {
         target: orden(id).child("adjuntar_imagen"),
@@ -191,7 +212,7 @@ pub(super) async fn attach(
         })
         .await
         .map_err(|error| {
-            Problem::of_write(
+            told(
                 error,
                 &[
                     ("imagen", "imagen"),

@@ -150,6 +150,10 @@ pub(super) async fn patch(
     let trace = claim
         .is_some()
         .then(|| trace(id, change.clone(), &descripcion));
+    let told = match claim {
+        Some(_) => Problem::of_repeatable_write,
+        None => Problem::of_write,
+    };
     let write = Write {
         target: orden(id),
         payload: Payload::Patch(change),
@@ -163,7 +167,7 @@ pub(super) async fn patch(
         .write(permit, write, move |body| get::translate(body, id.get()))
         .await
         .map_err(|error| {
-            Problem::of_write(
+            told(
                 error,
                 &[
                     ("status", "status"),
