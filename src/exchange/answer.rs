@@ -83,7 +83,7 @@ pub enum ExchangeError {
     /// An earlier attempt may yet be made.
     #[error("an earlier attempt may yet be made")]
     Unsettled {
-        /// When it won't any more.
+        /// When to look again.
         retry_after: Duration,
     },
     /// The caller wanted a kept answer and nothing else.

@@ -481,10 +481,11 @@ impl Exchange {
             if let Some(representation) = found {
                 return Ok(Beginning::WasMade(representation));
             }
-            let settled = earlier.ended + trace::SETTLING;
-            if let Ok(retry_after) = settled.duration_since(parts.clock.wall())
-                && !retry_after.is_zero()
+            let settled = earlier.ended + trace::LATE;
+            if let Ok(left) = settled.duration_since(parts.clock.wall())
+                && !left.is_zero()
             {
+                let retry_after = left.min(trace::LOOK_AGAIN);
                 return Err(ExchangeError::Unsettled { retry_after });
             }
         }

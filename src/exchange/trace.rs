@@ -12,10 +12,11 @@ const EXACT: Duration = Duration::from_secs(2);
 const INEXACT: Duration = Duration::from_secs(60);
 /// Two clocks may drift apart by one part in so many.
 const DRIFT: u32 = 10_000;
-/// How long after it was given up a change may still be made. A trace of later is somebody else's.
-const LATE: Duration = Duration::from_secs(60);
-/// Only then is it certain enough that a change which left no trace won't be made any more.
-pub(super) const SETTLING: Duration = Duration::from_secs(10);
+/// How long after it was given up a change may still be made, since it may wait in a queue of the ERP's. A
+/// trace of later is somebody else's; without one until then it is sent again.
+pub(super) const LATE: Duration = Duration::from_secs(60);
+/// When it is worth looking again until then.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How a change is known again at the ERP.
 pub struct Trace {
