@@ -116,9 +116,9 @@ struct Imagen {
     tag = "ordenes",
     params(
         ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
-        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257, example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
-        ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the whole body (RFC 9530): what arrives otherwise is refused. In the head of the part `imagen` it is the photo's.", example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"),
-        ("Repr-Digest" = Option<String>, Header, description = "The same; it may also be that of the photo alone.", example = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257),
+        ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the whole body (RFC 9530): what arrives otherwise is refused. In the head of the part `imagen` it is the photo's. Such as `sha-256=:<base64>:`."),
+        ("Repr-Digest" = Option<String>, Header, description = "The same; it may also be that of the photo alone. Such as `sha-256=:<base64>:`."),
     ),
     request_body(content = Upload, content_type = "multipart/form-data", description = "The photo and what it shows."),
     responses(
