@@ -78,19 +78,6 @@ impl Marks {
         Some(history.lock_owned().await)
     }
 
-    /// The first of those that isn't in use, which it is from then on.
-    pub(super) fn unused(&self, candidates: impl Iterator<Item = Mark>) -> Option<String> {
-        for candidate in candidates {
-            let is_used = self.lock().marks.contains_key(&candidate);
-            if !is_used {
-                let text = candidate.text.clone();
-                self.history(candidate);
-                return Some(text);
-            }
-        }
-        None
-    }
-
     fn history(&self, mark: Mark) -> Arc<tokio::sync::Mutex<History>> {
         let now = self.0.clock.instant();
         let mut table = self.lock();
@@ -191,15 +178,6 @@ mod tests {
             "{refused}"
         );
         drop(held);
-    }
-
-    #[tokio::test]
-    async fn a_mark_that_is_in_use_is_passed_over() {
-        let marks = Marks::new(Clock::manual());
-        let of = |count: u32| (1..=count).map(|number| mark(&format!("foto_{number}")));
-        assert_eq!(marks.unused(of(9)).as_deref(), Some("foto_1"));
-        assert_eq!(marks.unused(of(9)).as_deref(), Some("foto_2"));
-        assert_eq!(marks.unused(of(2)), None);
     }
 
     #[tokio::test]

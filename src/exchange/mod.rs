@@ -60,9 +60,6 @@ use records::{RecordTurn, Records};
 /// An answer over this many bytes is translated where it holds up nobody else's requests.
 const LARGE_ANSWER: usize = 512 * 1024;
 
-/// So many marks are tried for one that isn't in use.
-const MOST_MARKS: u32 = 100;
-
 /// The stable name under which a caller is told of an error; audit records have it.
 pub type CodeOf = fn(&ExchangeError) -> &'static str;
 
@@ -439,24 +436,6 @@ impl Exchange {
             .tasks
             .spawn(task.instrument(tracing::Span::current()));
         task.await.unwrap_or(Err(ExchangeError::Interrupted))
-    }
-
-    /// A mark of the caller's tenant and that record which no other change bears: the first such of
-    /// those that `mark` makes of 1 and on, and the first of all where there is none.
-    #[must_use]
-    pub fn unused_mark(
-        &self,
-        permit: &Permit,
-        record: (&'static str, u64),
-        mark: impl Fn(u32) -> String,
-    ) -> String {
-        let candidates = (1..=MOST_MARKS).map(|number| Mark {
-            tenant: permit.tenant().id().clone(),
-            record,
-            text: mark(number),
-        });
-        let unused = self.0.marks.unused(candidates);
-        unused.unwrap_or_else(|| mark(1))
     }
 
     /// Waits for all that a change must wait for, and looks whether it was made already.

@@ -227,6 +227,25 @@ impl Store for Memory {
         async move { Ok(self.take(slot, fingerprint, mark, now, lease)) }.boxed()
     }
 
+    fn doubt<'a>(
+        &'a self,
+        slot: &'a Slot,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<Option<Attempt>, StoreError>> {
+        async move {
+            let table = self.table();
+            Ok(match table.get(slot).map(|kept| &kept.record) {
+                Some(Record {
+                    state: State::Doubtful(attempt),
+                    until,
+                    ..
+                }) if *until > now => Some(attempt.clone()),
+                _ => None,
+            })
+        }
+        .boxed()
+    }
+
     fn settle<'a>(
         &'a self,
         slot: &'a Slot,

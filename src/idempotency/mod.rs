@@ -64,7 +64,7 @@ pub struct Once {
     pub mark: String,
     /// Whether an equal one that runs is waited for; else its caller is told.
     pub joins: bool,
-    /// Where its answer is kept as well, as that of what was asked, and for how long.
+    /// Where its outcome is kept as well, as that of what was asked, and for how long.
     pub also: Option<(Slot, Fingerprint, Duration)>,
 }
 
@@ -158,6 +158,11 @@ impl Idempotency {
                     });
                 }
             };
+            // The same content may be in doubt under another key, or none.
+            let earlier = match (earlier, &once.also) {
+                (None, Some((slot, ..))) => parts.store.doubt(slot, now).await?,
+                (earlier, _) => earlier,
+            };
             parts.count(if earlier.is_some() {
                 "doubtful"
             } else {
@@ -242,8 +247,7 @@ impl Claim {
     /// Nobody knows whether it was made; where it wasn't sent, nothing more is known than before.
     pub async fn undecided(mut self) {
         self.is_settled = true;
-        let (parts, slot, record) = self.unsaid();
-        parts.put_back(&slot, record).await;
+        self.unsaid().keep().await;
     }
 
     fn record(&self, state: State, until: SystemTime) -> Record {
@@ -254,8 +258,8 @@ impl Claim {
         }
     }
 
-    /// What is known where nothing was said: none where it may simply begin anew.
-    fn unsaid(&self) -> (Arc<Parts>, Slot, Option<Record>) {
+    /// What is known where nothing was said.
+    fn unsaid(&self) -> Unsaid {
         let now = self.parts.clock.wall();
         let attempt = match self.sent {
             Some(sent) => Some(Attempt {
@@ -265,9 +269,51 @@ impl Claim {
             }),
             None => self.earlier.clone(),
         };
-        let record =
-            attempt.map(|attempt| self.record(State::Doubtful(attempt), now + self.once.keep));
-        (self.parts.clone(), self.once.slot.clone(), record)
+        let doubt = |fingerprint, keep| Record {
+            fingerprint,
+            state: State::Doubtful(attempt.clone().unwrap_or_else(|| Attempt {
+                sent: now,
+                ended: now,
+                mark: String::new(),
+            })),
+            until: now + keep,
+        };
+        let also = self.once.also.as_ref().filter(|_| attempt.is_some());
+        Unsaid {
+            parts: self.parts.clone(),
+            slot: self.once.slot.clone(),
+            record: attempt
+                .is_some()
+                .then(|| doubt(self.once.fingerprint, self.once.keep)),
+            also: also.map(|(slot, fingerprint, keep)| (slot.clone(), doubt(*fingerprint, *keep))),
+        }
+    }
+}
+
+/// What is kept of a claim that said nothing.
+struct Unsaid {
+    parts: Arc<Parts>,
+    slot: Slot,
+    /// None where it may simply begin anew.
+    record: Option<Record>,
+    also: Option<(Slot, Record)>,
+}
+
+impl Unsaid {
+    async fn keep(self) {
+        let Self {
+            parts,
+            slot,
+            record,
+            also,
+        } = self;
+        match record {
+            Some(record) => parts.settle(&slot, record).await,
+            None => parts.release(&slot).await,
+        }
+        if let Some((slot, record)) = also {
+            parts.settle(&slot, record).await;
+        }
     }
 }
 
@@ -277,21 +323,13 @@ impl Parts {
             tracing::error!(%error, "a write that wasn't made can't be released: sent again, it has to wait");
         }
     }
-
-    async fn put_back(&self, slot: &Slot, record: Option<Record>) {
-        match record {
-            Some(record) => self.settle(slot, record).await,
-            None => self.release(slot).await,
-        }
-    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.is_settled {
-            let (parts, slot, record) = self.unsaid();
-            let tasks = parts.tasks.clone();
-            tasks.spawn(async move { parts.put_back(&slot, record).await });
+            let tasks = self.parts.tasks.clone();
+            tasks.spawn(self.unsaid().keep());
         }
     }
 }

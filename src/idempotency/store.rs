@@ -21,6 +21,13 @@ pub trait Store: Send + Sync + 'static {
         lease: SystemTime,
     ) -> BoxFuture<'a, Result<Found, StoreError>>;
 
+    /// The attempt in a slot whose outcome nobody knows.
+    fn doubt<'a>(
+        &'a self,
+        slot: &'a Slot,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<Option<Attempt>, StoreError>>;
+
     /// Says what became of the request that has the slot.
     fn settle<'a>(
         &'a self,

@@ -19,27 +19,51 @@ const PLACES: [(usize, &[u8]); 3] = [
     (32_769, b"CD001"), // ISO 9660
 ];
 
-/// Archives that are found wherever they begin, and PHP's.
-const MARKS: [&[u8]; 3] = [b"Rar!\x1A\x07", b"7z\xBC\xAF\x27\x1C", b"__HALT_COMPILER"];
+/// Archives that are found wherever they begin, PHP's, and addresses that are scripts.
+const MARKS: [&[u8]; 4] = [
+    b"Rar!\x1A\x07",
+    b"7z\xBC\xAF\x27\x1C",
+    b"__HALT_COMPILER",
+    b"javascript:",
+];
 
 /// What begins a page or a script, in small letters and behind its `<`; and how much text must follow.
-const TAGS: [(&[u8], usize); 12] = [
+const TAGS: [(&[u8], usize); 29] = [
     (b"script", 0),
     (b"iframe", 0),
     // Apple's property lists, which Photoshop writes, have another.
     (b"!doctype html", 0),
     (b"!doctype svg", 0),
     (b"!entity", 0),
-    (b"object", 4),
-    (b"embed", 6),
-    (b"html", 8),
-    (b"body", 8),
-    (b"svg", 14),
-    (b"?php", 8),
-    (b"%@", 18),
+    (b"hta:application", 0),
+    (b"object", 0),
+    (b"embed", 0),
+    (b"frame", 0),
+    (b"applet", 0),
+    (b"style", 0),
+    (b"input", 0),
+    (b"button", 0),
+    (b"select", 0),
+    (b"textarea", 0),
+    (b"details", 0),
+    (b"video", 0),
+    (b"audio", 0),
+    (b"marquee", 0),
+    (b"html", 2),
+    (b"body", 2),
+    (b"form", 4),
+    (b"meta", 4),
+    (b"link", 4),
+    (b"base", 4),
+    (b"math", 4),
+    (b"img", 8),
+    (b"svg", 8),
+    (b"?php", 4),
 ];
-/// `<?=` is PHP without a delimiter behind it.
-const PHP_ECHO: (&[u8], usize) = (b"?=", 16);
+/// `<?=` and `<%` are PHP and ASP without a delimiter behind them; what follows is code.
+const ECHOES: [(&[u8], &[u8], usize); 2] = [(b"?=", b"$`(\"' ", 8), (b"%", b"@=$( ", 16)];
+/// The namespace that pictures of SVG are in, under whatever prefix.
+const SVG: &[u8] = b"http://www.w3.org/2000/svg";
 
 /// Searches what isn't compressed pixels.
 ///
@@ -49,10 +73,14 @@ pub(super) fn check(region: &[u8]) -> Result<(), Unusable> {
     let is_marked = MARKS
         .iter()
         .any(|mark| memmem::find(region, mark).is_some());
-    let has_tag = || memchr::memchr_iter(b'<', region).any(|at| is_tag(&region[at + 1..]));
+    let has_tag = || {
+        memchr::memchr_iter(b'<', region)
+            .any(|at| is_tag(&region[at + 1..]) || is_wide_tag(&region[at + 1..]))
+    };
     let has_document =
         || memmem::find_iter(region, b"%PDF-").any(|at| is_version(&region[at + 5..]));
-    refuse_if(is_marked || has_tag() || has_document())
+    let is_svg = || memmem::find(region, SVG).is_some();
+    refuse_if(is_marked || has_tag() || has_document() || is_svg())
 }
 
 /// Looks at the places of the whole file that other formats are known by.
@@ -71,10 +99,10 @@ pub(super) fn check_places(bytes: &[u8]) -> Result<(), Unusable> {
     )
 }
 
-/// Whether JavaScript would take the segments before `text` for a name and a comment that
-/// ends in it.
+/// Whether a comment of JavaScript that began before `text` ends in it, and code follows. By chance that is rare, not
+/// unheard of: ask only where one may have begun.
 pub(super) fn ends_comment(text: &[u8]) -> bool {
-    memmem::find_iter(text, b"*/").any(|at| is_text(&text[at + 2..], 12))
+    memmem::find_iter(text, b"*/").any(|at| is_text(&text[at + 2..], 3))
 }
 
 fn refuse_if(condition: bool) -> Result<(), Unusable> {
@@ -90,11 +118,26 @@ fn is_tag(text: &[u8]) -> bool {
         starts_with(text, name)
             && text
                 .get(name.len())
-                .is_some_and(|it| b"> /\t\r\n".contains(it))
+                .is_some_and(|it| b"> /=\t\r\n".contains(it))
             && is_text(&text[name.len()..], *text_behind)
     });
-    let (echo, text_behind) = PHP_ECHO;
-    delimited || (starts_with(text, echo) && is_text(&text[echo.len()..], text_behind))
+    let is_echo = ECHOES.iter().any(|(echo, code, length)| {
+        text.strip_prefix(*echo).is_some_and(|rest| {
+            rest.first().is_some_and(|first| code.contains(first)) && is_text(rest, *length)
+        })
+    });
+    delimited || is_echo
+}
+
+/// The same in UTF-16, of either order.
+fn is_wide_tag(text: &[u8]) -> bool {
+    const LONGEST: usize = 64;
+    if text.first() != Some(&0) {
+        return false;
+    }
+    let narrow: Vec<u8> = text[1..].iter().step_by(2).take(LONGEST).copied().collect();
+    let zeros = text.iter().step_by(2).take(4).all(|it| *it == 0);
+    zeros && is_tag(&narrow)
 }
 
 fn starts_with(text: &[u8], name: &[u8]) -> bool {

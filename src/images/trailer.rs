@@ -64,7 +64,7 @@ pub(super) fn check(bytes: &[u8], end: usize, more_images: bool) -> Result<(), U
 fn check_unknown(rest: &[u8]) -> Result<(), Unusable> {
     foreign::check(rest)?;
     let is_file = FILES.iter().any(|begin| rest.starts_with(begin));
-    if is_file || foreign::ends_comment(rest) {
+    if is_file {
         return Err(Unusable::Polyglot);
     }
     Ok(())

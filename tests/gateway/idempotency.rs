@@ -740,3 +740,59 @@ async fn a_body_that_broke_off_cant_have_been_taken_and_is_sent_again() {
     assert_eq!(reply.ok(201)["id"], 7);
     assert_eq!(erp.await.unwrap(), 2);
 }
+
+#[tokio::test]
+async fn a_photo_in_doubt_is_looked_for_whatever_its_next_key_is() {
+    for (first, next) in [
+        (Some("aa"), None),
+        (Some("aa"), Some("bb")),
+        (None, Some("cc")),
+    ] {
+        let world = World::start().await;
+        let time = world.time_flies();
+        let send = |key: Option<&str>| {
+            let request = match key {
+                Some(key) => world.keyed(key),
+                None => world.request(Method::POST, IMAGENES),
+            };
+            world.send(request.multipart(form(None, sony())))
+        };
+        world.faults(
+            "carper",
+            Faults {
+                accept_then_hang: true,
+                ..Faults::default()
+            },
+        );
+        let (reply, ()) = tokio::join!(send(first), async {
+            while world.attached() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let hang = Faults {
+                hang: true,
+                ..Faults::default()
+            };
+            world.faults("carper", hang);
+        });
+        reply.problem(504, "upstream-timeout");
+        assert!(reply.text().contains("Send the same request again"));
+        assert_eq!(reply.header("retry-after"), "10");
+        drop(time);
+        world.faults("carper", Faults::default());
+        world.clock.advance(Duration::from_secs(60));
+        let found = loop {
+            let reply = send(next).await;
+            match reply.status.as_u16() {
+                503 => tokio::task::yield_now().await,
+                _ => break reply,
+            }
+        };
+        found.ok(201);
+        assert_eq!(
+            found.header("idempotent-replayed"),
+            "true",
+            "{first:?} {next:?}"
+        );
+        assert_eq!(world.sent("POST"), 1);
+    }
+}

@@ -5,7 +5,10 @@ mod form;
 
 use axum::extract::{FromRef, FromRequest, Request};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderName,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 
 use crate::{
     caller::Permit,
@@ -145,6 +148,12 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     let rules = intake.images.rules();
     let (head, body) = request.into_parts();
     let boundary = boundary(&head.headers)?;
+    if let Some(coding) = head.headers.get(CONTENT_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        let detail = "The body of an upload is taken as it is: send it without `Content-Encoding`.";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail).into());
+    }
     let promised = Promised::by(&head.headers).map_err(|broken| of_request(&broken))?;
     let limit = rules.max_bytes.saturating_add(MULTIPART_OVERHEAD);
     let length = body::promised(&head.headers);

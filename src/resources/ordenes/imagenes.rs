@@ -168,14 +168,8 @@ pub(super) async fn attach(
             sha256: &sha256,
         },
     );
-    let titulo = titulo.unwrap_or_else(|| {
-        let titulo = default_titulo(proceso, &clock);
-        let extension = inspected.format.extension();
-        exchange.unused_mark(&permit, (COLLECTION, id.get()), |number| match number {
-            1 => format!("{titulo}.{extension}"),
-            _ => format!("{titulo}_{number}.{extension}"),
-        })
-    });
+    let titulo = titulo
+        .unwrap_or_else(|| default_titulo(proceso, &clock, &sha256, inspected.format.extension()));
     let once = once.map(|once| Once {
         mark: titulo.clone(),
         ..once
@@ -348,7 +342,7 @@ fn check<'a>(
             "Must have at most 200 characters.",
         ));
     }
-    if titulo.is_some_and(|titulo| titulo.chars().any(char::is_control)) {
+    if titulo.is_some_and(|titulo| titulo.chars().any(is_no_text)) {
         errors.push(FieldError::body(
             "titulo",
             "Must be one line without control characters.",
@@ -360,9 +354,15 @@ fn check<'a>(
     }
 }
 
-/// As the ERP's own app names its photos: `Antes del servicio - 20260127_150310.jpg`, in UTC; without the
-/// ending.
-fn default_titulo(proceso: u8, clock: &Clock) -> String {
+/// Controls, other line ends, and what turns the direction of what follows.
+fn is_no_text(it: char) -> bool {
+    it.is_control()
+        || matches!(it, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// As the ERP's own app names its photos, in UTC, and with the beginning of the photo's digest, so that no other photo
+/// has it, whoever sends it: `Antes del servicio - 20260127_150310-9f2ae04c.jpg`.
+fn default_titulo(proceso: u8, clock: &Clock, sha256: &[u8; 32], extension: &str) -> String {
     let step = match proceso {
         1 => "Antes del servicio",
         2 => "Durante el servicio",
@@ -370,7 +370,9 @@ fn default_titulo(proceso: u8, clock: &Clock) -> String {
     };
     let now = OffsetDateTime::from(clock.wall());
     let form = format_description!("[year][month][day]_[hour][minute][second]");
-    format!("{step} - {}", now.format(form).unwrap_or_default())
+    let time = now.format(form).unwrap_or_default();
+    let [a, b, c, d, ..] = *sha256;
+    format!("{step} - {time}-{a:02x}{b:02x}{c:02x}{d:02x}.{extension}")
 }
 
 /// The public body of a photo as the ERP keeps it.
@@ -379,8 +381,10 @@ fn attached(archivo: &Members<'_>, digest: &str) -> Result<Representation, Unfit
         Value::String(text) => Value::String(text),
         _ => Value::Null,
     };
+    // Without an id nothing says that the photo is there.
+    let id = archivo.number("id").ok_or(Unfit::Unreadable)?;
     let imagen = Imagen {
-        id: archivo.number("id"),
+        id: Some(id),
         url: text("url"),
         titulo: text("titulo"),
         creado: text("creado"),
