@@ -14,11 +14,31 @@ app.kubernetes.io/name: {{ include "llavero.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Of the objects. Pods have the selector's only: a new chart alone gives no new pods. */}}
 {{- define "llavero.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "llavero.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The metadata that all objects have: (list . SUFFIX ANNOTATIONS LABELS), of which the last two may be left out. */}}
+{{- define "llavero.metadata" -}}
+{{- $ := first . -}}
+name: {{ include "llavero.fullname" $ }}{{ index . 1 }}
+namespace: {{ $.Release.Namespace }}
+labels:
+  {{- include "llavero.labels" $ | nindent 2 }}
+  {{- with index (concat . (list dict dict)) 3 }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with index (concat . (list dict dict)) 2 }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "llavero.serviceAccountName" -}}
@@ -41,7 +61,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $pod := dict
   "server" (dict "listen" "0.0.0.0:8080" "admin_listen" "0.0.0.0:9090")
   "tenants_dir" "/etc/llavero/tenants" }}
+{{- if .Values.tls.existingSecret }}
+{{- $files := dict "cert_file" "/etc/llavero/tls/tls.crt" "key_file" "/etc/llavero/tls/tls.key" }}
+{{- $_ := set $pod.server "tls" $files }}
+{{- end }}
 {{- mergeOverwrite (deepCopy .Values.config) $pod | toYaml }}
+{{- end }}
+
+{{/* `https` where the gateway ends TLS, `http` otherwise: the port's name and its protocol. */}}
+{{- define "llavero.scheme" -}}
+{{ if or .Values.tls.existingSecret (dig "server" "tls" nil .Values.config) }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{- define "llavero.servicePort" -}}
+{{ .Values.service.port | default (eq (include "llavero.scheme" .) "https" | ternary 443 80) }}
+{{- end }}
+
+{{/* The port of the collector's address. */}}
+{{- define "llavero.otelPort" -}}
+{{- $address := urlParse .Values.otel.endpoint }}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $address.host) | default (eq $address.scheme "https" | ternary "443" "80") }}
 {{- end }}
 
 {{/* The seconds of a duration such as 250ms, 30s or 5m, rounded up. */}}
@@ -60,7 +99,7 @@ How long the gateway may take to end. A write that began with the last request t
 is never cut: it waits for its turn, then runs to its own timeout. 5 seconds are for the rest.
 */}}
 {{- define "llavero.terminationGracePeriodSeconds" -}}
-{{- $needed := 5 }}
+{{- $needed := dig "sleep" "seconds" 0 .Values.preStop | add 5 }}
 {{- range list
   (dig "server" "drain_delay" "3s" .Values.config)
   (dig "server" "shutdown_grace" "30s" .Values.config)
@@ -70,7 +109,34 @@ is never cut: it waits for its turn, then runs to its own timeout. 5 seconds are
 {{- end }}
 {{- $given := .Values.terminationGracePeriodSeconds | default $needed | int64 }}
 {{- if lt $given $needed }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but server.drain_delay, server.shutdown_grace, upstream.queue_timeout and upstream.upload_timeout need %d: uploads would be cut. Leave it out, or shorten those." $given $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but server.drain_delay, server.shutdown_grace, upstream.queue_timeout, upstream.upload_timeout and preStop.sleep need %d: uploads would be cut. Leave it out, or shorten those." $given $needed) }}
 {{- end }}
 {{- $given }}
+{{- end }}
+
+{{/* The bytes of a size of Llavero's (64KiB, 12MiB) or of Kubernetes' (384Mi, 1G, 1.5Gi), rounded down. */}}
+{{- define "llavero.bytes" -}}
+{{- if kindIs "string" . }}
+{{- $factors := dict "ki" 1024 "mi" 1048576 "gi" 1073741824 "ti" 1099511627776 "k" 1000 "m" 1000000 "g" 1000000000 "t" 1000000000000 }}
+{{- $unit := regexFind "[A-Za-z]+" . | lower | trimSuffix "b" }}
+{{- mulf (regexFind "[0-9.]+" . | float64) (get $factors $unit | default 1) | int64 }}
+{{- else }}
+{{- int64 . }}
+{{- end }}
+{{- end }}
+
+{{/* What a pod may hold: what is bounded by settings, 192 MiB for the rest, and what photos take that are made smaller. */}}
+{{- define "llavero.memory" -}}
+{{- $images := .Values.config.images | default dict }}
+{{- $needed := 201326592 }}
+{{- range list
+  (dig "cache" "max_bytes" "256MiB" .Values.config)
+  (dig "idempotency" "max_bytes" "64MiB" .Values.config)
+  (dig "in_flight_bytes" "512MiB" $images) }}
+{{- $needed = add $needed (include "llavero.bytes" . | int64) }}
+{{- end }}
+{{- if not (has ($images.max_dimension | default "off" | toString) (list "off" "false" "0")) }}
+{{- $needed = add $needed (div (mul 3 (max 335544320 (mul 9 (dig "max_pixels" 50000000 $images | int64)))) 2) }}
+{{- end }}
+{{- $needed }}
 {{- end }}

@@ -1,0 +1,624 @@
+"""What .ci/chart asks of the chart, once its tools are there. Prints what is wrong, and exits 1."""
+import argparse
+import concurrent.futures
+import copy
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import importlib_resources
+import jsonschema
+import kubernetes_validate
+import yaml
+from kubernetes_validate import utils
+from referencing import Registry, Resource
+
+CHART = pathlib.Path("helm/llavero")
+# Custom resources, which Kubernetes' own schemas don't have.
+CUSTOM = ("gateway.networking.k8s.io/", "monitoring.coreos.com/", "external-secrets.io/")
+
+
+class Wrong(Exception):
+    """Something about the chart, in words."""
+
+
+def run(*command, **more):
+    return subprocess.run([str(it) for it in command], capture_output=True, text=True, check=False, **more)
+
+
+class Helm:
+    def __init__(self, binary):
+        self.binary = binary
+        self.version = run(binary, "version", "--short").stdout.strip().split("+")[0]
+
+    def lint(self, values):
+        done = run(self.binary, "lint", "--strict", CHART, "-f", values)
+        if done.returncode:
+            raise Wrong(f"lint: {done.stdout}{done.stderr}")
+
+    def template(self, values, *more, release="llavero"):
+        done = run(self.binary, "template", release, CHART, "--namespace", "llavero", "-f", values, *more)
+        if done.returncode:
+            raise Wrong(f"template: {done.stderr}")
+        objects = [it for it in yaml.safe_load_all(done.stdout) if it]
+        if not objects:
+            raise Wrong("template: nothing was rendered")
+        return objects
+
+    def refusal(self, values, *more):
+        """What it says where it refuses, or none where it doesn't."""
+        done = run(self.binary, "template", "llavero", CHART, "-f", values, *more)
+        return done.stderr if done.returncode else None
+
+
+# Values, their documentation, the program and the versions say the same.
+
+
+def consistent():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    if wrong := (schema["properties"].keys() - {"global"}) ^ values.keys():
+        raise Wrong(f"values.yaml and values.schema.json differ in: {', '.join(sorted(wrong))}")
+    for path, open_ in open_objects(schema):
+        if open_ not in OPEN:
+            raise Wrong(f"values.schema.json: {path} takes any key: set additionalProperties")
+    program = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"]["package"]["version"]
+    if (app := yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]) != program:
+        raise Wrong(f"Chart.yaml's appVersion is {app}, the program's version {program}")
+    described = set(settings_of(schema["properties"]["config"], schema))
+    used = set(keys_of(yaml.safe_load((CHART / "ci/settings-values.yaml").read_text())["config"]))
+    for setting in sorted(reference()):
+        if setting not in described:
+            raise Wrong(f"values.schema.json: config has no {setting}, but the program has")
+        if setting not in used | ELSEWHERE:
+            raise Wrong(f"ci/settings-values.yaml: {setting} is missing")
+    if unknown := described - reference() - COMING - WHOLE:
+        raise Wrong(f"values.schema.json: the program has no {', '.join(sorted(unknown))}")
+
+
+# Kubernetes' own objects, whose schemas hold what is rendered, or maps of what the operator names.
+OPEN = {
+    "global", "peer.podSelector", "peer.namespaceSelector", "peer.ipBlock", "metrics", "behavior.scaleUp", "behavior.scaleDown",
+    "parentRefs", "matches", "filters", "egress.ports", "relabelings", "metricRelabelings", "rules", "claims", "preStop.exec",
+    "preStop.httpGet", "options", "tolerations", "nodeAffinity", "podAffinity", "podAntiAffinity", "topologySpreadConstraints",
+    "valueFrom", "extraVolumes", "extraVolumeMounts", "extraObjects", "proxy.allow", "users.match",
+}
+# Settings of which ci/settings-values.yaml can have only one, or that the pod decides: other ci values have them.
+ELSEWHERE = {
+    "auth.issuers.jwks_file", "auth.issuers.public_key_file", "auth.issuers.secret", "auth.issuers.secret.file", "server.listen", "server.admin_listen",
+    "server.tls", "server.tls.cert_file", "server.tls.key_file", "server.connections", "server.connections.max",
+    "server.connections.per_address", "tenants_dir",
+}
+# Settings that the chart knows before the program does; values with them aren't given to one that hasn't got them.
+COMING = {"server.connections", "server.connections.max", "server.connections.per_address"}
+# The reference shows one form of a setting that has several.
+WHOLE = {"audit.output.file", "auth.issuers.secret.env"}
+
+
+def open_objects(schema, path=""):
+    """(path, last names) of each described object that takes any key."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from open_objects(item, path)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "object" and "additionalProperties" not in schema:
+            names = path.split(".")
+            yield path, next((known for known in (".".join(names[-2:]), names[-1]) if known in OPEN), path)
+        for key, value in schema.items():
+            if key in ("properties", "definitions"):
+                for name, part in value.items():
+                    yield from open_objects(part, f"{path}.{name}".lstrip("."))
+            elif key in ("items", "additionalProperties", "anyOf"):
+                yield from open_objects(value, path)
+
+
+def settings_of(schema, root, prefix=""):
+    """The dotted settings that a schema describes; a list's items count as the list."""
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        schema = root["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+    for name, part in schema.get("properties", {}).items():
+        yield prefix + name
+        yield from settings_of(part, root, f"{prefix}{name}.")
+    yield from settings_of(schema.get("items"), root, prefix)
+
+
+def keys_of(value, prefix=""):
+    for item in value if isinstance(value, list) else []:
+        yield from keys_of(item, prefix)
+    for name, part in value.items() if isinstance(value, dict) else []:
+        yield prefix + name
+        yield from keys_of(part, f"{prefix}{name}.")
+
+
+def reference():
+    """Every setting of src/config/reference.yaml, those that are off (`#` in the first column) too."""
+    text = pathlib.Path("src/config/reference.yaml").read_text()
+    shown = "\n".join(line[1:] if re.match(r"# {2,}\S", line) else line for line in text.splitlines())
+    # A part that a schema treats as one value is one setting.
+    return set(keys_of(yaml.safe_load(shown)))
+
+
+# Kubernetes' schemas.
+
+
+def kubernetes_versions():
+    versions = sorted({tuple(map(int, it.split(".")[:2])) for it in kubernetes_validate.utils.all_versions()})
+    return [".".join(map(str, it)) for it in versions[-3:]]
+
+
+@functools.cache
+def validator(version, kind, api_version):
+    """As kubernetes_validate makes one for each object, which takes most of its time."""
+    schemas = importlib_resources.files("kubernetes_validate") / "kubernetes-json-schema"
+    full = next(it for it in utils.all_versions() if utils.major_minor(it) == version)
+    directory = schemas / f"v{full}-local-strict"
+    group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
+    file = directory / f"{kind.lower()}-{group}.json"
+    if not file.is_file():
+        raise Wrong(f"Kubernetes {version} has no {kind} of {api_version}")
+    schema = json.loads(file.read_text())
+    definitions = Resource.from_contents(json.loads((directory / "_definitions.json").read_text()))
+    registry = definitions @ (Resource.from_contents(schema) @ Registry())
+    return jsonschema.validators.Draft202012Validator(schema, registry=registry)
+
+
+def schemas_hold(objects):
+    for it in objects:
+        if it["apiVersion"].startswith(CUSTOM):
+            continue
+        for version in kubernetes_versions():
+            for error in validator(version, it["kind"], it["apiVersion"]).iter_errors(it):
+                where = "/".join(map(str, error.absolute_path))
+                raise Wrong(f"Kubernetes {version}: {it['kind']} {it['metadata']['name']}: {where}: {error.message}")
+
+
+# The restricted Pod Security Standard, and what the chart promises besides.
+# https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+def broken_rules(pod, is_server):
+    """The rules that a pod breaks, by name."""
+    security = pod.get("securityContext", {})
+    rules = {
+        "hostNetwork, hostPID, hostIPC": not any(pod.get(it) for it in ("hostNetwork", "hostPID", "hostIPC")),
+        "volumes": all(set(it) - {"name"} <= VOLUMES for it in pod["volumes"]),
+        "sysctls": not security.get("sysctls"),
+        "no token": pod.get("automountServiceAccountToken") is False
+        and not any("serviceAccountToken" in s for v in pod["volumes"] for s in v.get("projected", {}).get("sources", [])),
+        "service links": pod.get("enableServiceLinks") is False,
+        "pod's seccomp": security.get("seccompProfile", {}).get("type") == "RuntimeDefault",
+        "pod's runAsNonRoot": security.get("runAsNonRoot") is True,
+        "pod's runAsUser": security.get("runAsUser") != 0,
+        "init containers": not pod.get("initContainers") and not pod.get("ephemeralContainers"),
+    }
+    for container in pod["containers"]:
+        own = container.get("securityContext", {})
+        rules |= {
+            "privileged": own.get("privileged") is not True,
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+            "runAsNonRoot": own.get("runAsNonRoot") is True,
+            "runAsUser": own.get("runAsUser") != 0,
+            "seccomp": own.get("seccompProfile", {}).get("type") == "RuntimeDefault",
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+            "procMount": own.get("procMount", "Default") == "Default",
+            "seLinux, windows": not {"seLinuxOptions", "windowsOptions", "appArmorProfile"} & own.keys() | security.keys() & {"seLinuxOptions", "windowsOptions"},
+            "host ports": not any("hostPort" in it for it in container.get("ports", [])),
+            "memory is bounded": "memory" in container["resources"].get("limits", {}),
+            "memory and cpu are asked for": {"cpu", "memory"} <= container["resources"].get("requests", {}).keys(),
+            "mounts are read-only": all(it.get("readOnly") for it in container["volumeMounts"] if it["mountPath"].startswith(("/etc", "/run"))),
+        }
+        if is_server:
+            rules["probes"] = all(container[it]["httpGet"]["port"] == "admin" for it in ("startupProbe", "livenessProbe", "readinessProbe"))
+    return [name for name, holds in rules.items() if not holds]
+
+
+def pods(objects):
+    for it in objects:
+        if it["kind"] == "Deployment":
+            yield it["spec"]["template"]["spec"], True
+        elif it["kind"] == "Pod":
+            yield it["spec"], False
+
+
+def is_restricted(objects):
+    for pod, is_server in pods(objects):
+        if broken := broken_rules(pod, is_server):
+            raise Wrong(f"{'Deployment' if is_server else 'test pod'}: breaks {', '.join(broken)}")
+
+
+def rules_can_fail(objects):
+    """Breaks each rule by hand."""
+    deployment = next(pod for pod, is_server in pods(objects) if is_server)
+    breaks = {
+        "hostNetwork, hostPID, hostIPC": lambda pod, c: pod.update(hostPID=True),
+        "volumes": lambda pod, c: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+        "sysctls": lambda pod, c: pod["securityContext"].update(sysctls=[{"name": "x", "value": "1"}]),
+        "no token": lambda pod, c: pod.update(automountServiceAccountToken=True),
+        "service links": lambda pod, c: pod.pop("enableServiceLinks"),
+        "pod's seccomp": lambda pod, c: pod["securityContext"].pop("seccompProfile"),
+        "pod's runAsNonRoot": lambda pod, c: pod["securityContext"].pop("runAsNonRoot"),
+        "pod's runAsUser": lambda pod, c: pod["securityContext"].update(runAsUser=0),
+        "init containers": lambda pod, c: pod.update(initContainers=[c]),
+        "privileged": lambda pod, c: c["securityContext"].update(privileged=True),
+        "allowPrivilegeEscalation": lambda pod, c: c["securityContext"].pop("allowPrivilegeEscalation"),
+        "capabilities": lambda pod, c: c["securityContext"]["capabilities"].update(add=["NET_BIND_SERVICE"]),
+        "runAsNonRoot": lambda pod, c: c["securityContext"].update(runAsNonRoot=False),
+        "runAsUser": lambda pod, c: c["securityContext"].update(runAsUser=0),
+        "seccomp": lambda pod, c: c["securityContext"].update(seccompProfile={"type": "Unconfined"}),
+        "readOnlyRootFilesystem": lambda pod, c: c["securityContext"].pop("readOnlyRootFilesystem"),
+        "procMount": lambda pod, c: c["securityContext"].update(procMount="Unmasked"),
+        "seLinux, windows": lambda pod, c: c["securityContext"].update(seLinuxOptions={"type": "spc_t"}),
+        "host ports": lambda pod, c: c["ports"][0].update(hostPort=8080),
+        "memory is bounded": lambda pod, c: c["resources"].pop("limits"),
+        "memory and cpu are asked for": lambda pod, c: c["resources"]["requests"].pop("cpu"),
+        "mounts are read-only": lambda pod, c: c["volumeMounts"][0].pop("readOnly"),
+        "probes": lambda pod, c: c["livenessProbe"]["httpGet"].update(port="http"),
+    }
+    for name, break_it in breaks.items():
+        pod = copy.deepcopy(deployment)
+        break_it(pod, pod["containers"][0])
+        if broken_rules(pod, True) != [name]:
+            raise Wrong(f"the rule {name} is broken, and found is: {broken_rules(pod, True)}")
+
+
+# What belongs together in what is rendered.
+
+
+def belongs_together(objects):
+    """Selectors, ports and references lead where they should."""
+    by = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+    if len(by) != len(objects):
+        raise Wrong("two objects have one name")
+    if any(it["kind"] in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding") for it in objects):
+        raise Wrong("rights in Kubernetes are given, and none are needed")
+    deployment = next(it for it in objects if it["kind"] == "Deployment")
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    if any(name.startswith("helm.sh/") or name.endswith("/version") for name in labels):
+        raise Wrong("pods have a label that changes with the chart: they would be replaced for nothing")
+    ports = {it["name"]: it["containerPort"] for it in template["spec"]["containers"][0]["ports"]}
+    test = next((it for it in objects if it["kind"] == "Pod"), None)
+    for it in objects:
+        name, spec = f"{it['kind']} {it['metadata']['name']}", it.get("spec", {})
+        if it["kind"] == "Service":
+            if not spec["selector"].items() <= labels.items():
+                raise Wrong(f"{name} doesn't select the pods")
+            if test and spec["selector"].items() <= test["metadata"]["labels"].items():
+                raise Wrong(f"{name} would send requests to the pod of helm test")
+            if unknown := {port["targetPort"] for port in spec["ports"]} - ports.keys():
+                raise Wrong(f"{name}: the pods have no port {unknown}")
+        elif it["kind"] in ("PodDisruptionBudget", "Deployment"):
+            if not spec["selector"]["matchLabels"].items() <= labels.items():
+                raise Wrong(f"{name} doesn't select the pods")
+        elif it["kind"] == "NetworkPolicy":
+            if unknown := {port["port"] for rule in spec["ingress"] for port in rule["ports"]} - ports.keys():
+                raise Wrong(f"{name}: the pods have no port {unknown}")
+            for which in filter(None, (labels, test and test["metadata"]["labels"])):
+                selects = spec["podSelector"]["matchLabels"].items() <= which.items() and all(
+                    which[one["key"]] in one["values"] for one in spec["podSelector"]["matchExpressions"])
+                if not selects:
+                    raise Wrong(f"{name} doesn't select the pods of {which}")
+        elif it["kind"] == "ServiceMonitor":
+            wanted = spec["selector"]["matchLabels"].items()
+            found = [o for o in objects if o["kind"] == "Service" and wanted <= o["metadata"]["labels"].items()]
+            if [o["spec"]["ports"][0]["name"] for o in found] != [spec["endpoints"][0]["port"]]:
+                raise Wrong(f"{name} finds not the one admin Service, but {len(found)}")
+        elif it["kind"] == "HorizontalPodAutoscaler":
+            target = spec["scaleTargetRef"]
+            if (target["kind"], target["name"]) not in by or "replicas" in deployment["spec"]:
+                raise Wrong(f"{name}: its Deployment isn't there, or has a number of its own")
+        elif it["kind"] in ("Ingress", "HTTPRoute"):
+            for backend in backends(it):
+                service = by.get(("Service", backend["name"]))
+                offered = [] if service is None else [p[k] for p in service["spec"]["ports"] for k in ("name", "port")]
+                port = backend["port"]["name"] if isinstance(backend["port"], dict) else backend["port"]
+                if port not in offered:
+                    raise Wrong(f"{name} leads to no port of a Service: {backend}")
+        elif it["kind"] == "PrometheusRule":
+            if any("{{" not in text and "$labels" in text for text in strings(spec)):
+                raise Wrong(f"{name}: an alert's template has lost its braces")
+
+
+def backends(it):
+    if it["kind"] == "HTTPRoute":
+        return [backend for rule in it["spec"]["rules"] for backend in rule["backendRefs"]]
+    return [path["backend"]["service"] for rule in it["spec"]["rules"] for path in rule["http"]["paths"]]
+
+
+def strings(value):
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from strings(part)
+
+
+# The program reads what a pod would see.
+
+
+def accepted(llavero, objects, root):
+    """Lays out under `root` what the pod has mounted, with Secrets that are made up, and lets the program check it."""
+    maps = {it["metadata"]["name"]: it["data"] for it in objects if it["kind"] == "ConfigMap"}
+    pod = next(pod for pod, is_server in pods(objects) if is_server)
+    container = pod["containers"][0]
+    mounts = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
+
+    def put(path, text):
+        path = root / path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def files_of(source):
+        if "configMap" in source:
+            return maps[source["configMap"]["name"]]
+        secret = source["secret"]
+        name, items = secret.get("name") or secret.get("secretName"), secret.get("items")
+        if items is None:
+            # As the chart's README says that one is applied.
+            tenant = name.rsplit("-", 1)[-1] if secret.get("optional") else "t"
+            return {f"t{tenant}.yaml": f"clave: t{tenant}\ncredentials: {{default: {{api_key: {{file: t{tenant}.api-key}}}}}}\n",
+                    f"t{tenant}.api-key": "made-up"}
+        # Of all settings that a tenant's Secret may have, it has the fewest.
+        keys = [it for it in items if it["key"] in ("clave", "api-key")] if len(items) > 4 else items
+        return {it["path"]: it["path"].split("/")[0].replace("_", "") if it["key"] == "clave" else "made-up" for it in keys}
+
+    written = ""
+    for volume in pod["volumes"]:
+        sources = volume["projected"]["sources"] if "projected" in volume else [volume] if "configMap" in volume else []
+        for source in sources:
+            for name, text in files_of(source).items():
+                written += text
+                put(f"{mounts[volume['name']]}/{name}", re.sub(r"(/etc/llavero|/run/secrets)/", rf"{root}\1/", text))
+        if volume.get("secret", {}).get("secretName") and mounts[volume["name"]] == "/etc/llavero/tls":
+            for name, text in certificate(root).items():
+                put(f"{mounts[volume['name']]}/{name}", text)
+    for path in re.findall(r"/(?:run/secrets|etc/llavero/tls)/[^\s\"'{},]+", written):
+        if not any(path.startswith(f"{mount}/") for mount in mounts.values()):
+            raise Wrong(f"nothing is mounted where {path} should be")
+        if not (root / path.lstrip("/")).exists():
+            put(path, f"made-up-and-longer-than-32-bytes-in-all-{pathlib.Path(path).name}")
+    config = yaml.safe_load((root / "etc/llavero/config/llavero.yaml").read_text())
+    if COMING & set(keys_of(config)) - reference():
+        return
+    environment = {it["name"]: it.get("value", "made-up") for it in container.get("env", [])}
+    done = run(llavero, "check", "--config", root / "etc/llavero/config/llavero.yaml", env=environment)
+    if done.returncode:
+        raise Wrong(f"llavero check: {done.stdout}{done.stderr}")
+
+
+@functools.cache
+def certificate(root):
+    made = run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+               "-subj", "/CN=llavero.example.com", "-addext", "subjectAltName=DNS:llavero.example.com", "-keyout", "-")
+    if made.returncode:
+        raise Wrong(f"openssl: {made.stderr}")
+    key, certificate_ = re.findall(r"-----BEGIN [^-]+-----.*?-----END [^-]+-----\n", made.stdout, re.S)
+    return {"tls.crt": certificate_, "tls.key": key}
+
+
+# Values that must be refused, each with a word that the refusal must have.
+
+REFUSED = [
+    ("replicas", "--set", "replicas=2"),
+    ("replicaCount", "--set-string", "replicaCount=2"),
+    ("digest", "--set", "image.digest=sha256:0123"),
+    ("port", "--set", "service.port=70000"),
+    ("listen", "--set", "config.server.listen=0.0.0.0:80"),
+    ("tenants_dir", "--set", "config.tenants_dir=/tmp"),
+    ("lisen", "--set", "config.server.lisen=0.0.0.0:80"),
+    ("max_bites", "--set", "config.cache.max_bites=1MiB"),
+    ("max_bytes", "--set", "config.cache.max_bytes=1 MB"),
+    ("metadata", "--set", "config.images.metadata=remove"),
+    ("algorithms", "--set", "config.auth.issuers[0].algorithms[0]=none"),
+    ("drain_delay", "--set-string", "config.server.drain_delay=3 seconds"),
+    ("config.auth.issuers", "--set-json", "config.auth.issuers=[]"),
+    ("existingTenantsSecret", "--set", "tenants=null,tenantSlots=0"),
+    ("tenantSecrets", "--set", "tenantSecrets.carper.name=carper"),
+    ("tenantSecrets", "--set-string", "tenantSecrets.norte=norte"),
+    ("tenantSlots", "--set", "tenantSlots=-1"),
+    ("tenantSlots", "--set", "tenantSlots=1000"),
+    ("trusted_proxies", "--set-json", 'config.server.trusted_proxies=["0.0.0.0/0"]'),
+    ("output", "--set", "config.audit.output=stderr"),
+    ("limits", "--set", "config.limits.user.requests=0"),
+    ("existingTenantsSecret", "--set", "existingTenantsSecret=tenants"),
+    ("existingSecrets", "--set-json", "existingSecrets=[]"),
+    ("jwks", "--set", "config.auth.issuers[0].jwks_file=/etc/llavero/keys/other.json"),
+    ("jwks", "--set-string", "jwks.private\\.pem=-----BEGIN PRIVATE KEY-----hunter2"),
+    ("api_key", "--set", "tenants.carper.credentials.default.api_key=hunter2"),
+    ("secret", "--set", "config.auth.issuers[0].secret=hunter2"),
+    ("clave", "--set", "tenants.carper.clave=123"),
+    ("terminationGracePeriodSeconds", "--set", "terminationGracePeriodSeconds=60"),
+    # 10 + 30 + 10 + 120 + 5 is enough without the sleep.
+    ("terminationGracePeriodSeconds", "--set", "terminationGracePeriodSeconds=175,preStop.sleep.seconds=1"),
+    ("resources.limits.memory", "--set", "resources.limits.memory=1023Mi"),
+    ("resources.limits.memory", "--set", "config.images.in_flight_bytes=1GiB"),
+    ("resources.limits.memory", "--set", "config.images.max_dimension=2048"),
+    ("memory", "--set", "resources.limits.memory=1 GB"),
+    ("tls", "--set", "tls.existingSecret=a,config.server.tls.cert_file=/b,config.server.tls.key_file=/c"),
+    ("key_file", "--set", "config.server.tls.cert_file=/b"),
+    ("per_address", "--set", "config.server.connections.per_address=0"),
+    ("autoscaling", "--set", "autoscaling.enabled=true,autoscaling.minReplicas=9"),
+    ("autoscaling", "--set", "autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=null"),
+    ("requests.cpu", "--set", "autoscaling.enabled=true,resources.requests.cpu=null"),
+    ("podDisruptionBudget", "--set", "podDisruptionBudget.maxUnavailable=null"),
+    ("maxUnavailable", "--set", "podDisruptionBudget.maxUnavailable=half"),
+    ("ingress.hosts", "--set", "ingress.enabled=true"),
+    ("pathType", "--set", "ingress.hosts[0].host=a,ingress.hosts[0].paths[0].path=/,ingress.hosts[0].paths[0].pathType=Regex"),
+    ("httpRoute.parentRefs", "--set", "httpRoute.enabled=true"),
+    ("adminFrom", "--set", "serviceMonitor.enabled=true,networkPolicy.enabled=true"),
+    ("otel", "--set", "networkPolicy.otelTo[0].podSelector.matchLabels.a=b"),
+    ("otel.endpoint", "--set-json", "otel.sampleRatio=0.5"),
+    ("endpoint", "--set", "otel.endpoint=http://user:hunter2@collector:4318"),
+    ("resourceAttributes", "--set", "otel.endpoint=http://c:4318,otel.resourceAttributes.team=a\\,b"),
+    ("headersSecret", "--set", "otel.headersSecret.name=collector"),
+    ("sampleRatio", "--set-json", "otel.sampleRatio=2"),
+    ("interval", "--set", "serviceMonitor.interval=15"),
+    ("LlaveroDwon", "--set", "prometheusRule.enabled=true,prometheusRule.disabled[0]=LlaveroDwon"),
+    ("LlaveroDwon", "--set", "prometheusRule.enabled=true,prometheusRule.overrides.LlaveroDwon.for=5m"),
+    ("overrides", "--set", "prometheusRule.overrides.LlaveroDown.after=5m"),
+    ("runAsUser", "--set", "podSecurityContext.runAsUser=0"),
+    ("runAsNonRoot", "--set", "podSecurityContext.runAsNonRoot=false"),
+    ("hostPath", "--set", "extraVolumes[0].name=a,extraVolumes[0].hostPath.path=/"),
+    ("LLAVERO__SERVER__LISTEN", "--set", "extraEnv[0].name=LLAVERO__SERVER__LISTEN,extraEnv[0].value=a"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "--set", "otel.endpoint=http://c:4318,extraEnv[0].name=OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("RUST_LOG", "--set", "extraEnv[0].name=RUST_LOG,extraEnv[1].name=RUST_LOG"),
+    ("extraEnv", "--set", "extraEnv.RUST_LOG=debug"),
+    ("preStop", "--set", "preStop.sleep.seconds=5,preStop.exec.command[0]=true"),
+    ("type", "--set", "service.type=ExternalName"),
+]
+# Words that a refusal for another reason would have too are no proof: these must have the value's own name.
+SCHEMA_NAMES = {"listen": "listen", "hostPath": "hostPath", "LLAVERO__SERVER__LISTEN": "extraEnv"}
+
+
+def is_refused(helm, word, *arguments):
+    said = helm.refusal(CHART / "ci/minimal-values.yaml", *arguments)
+    given = " ".join(arguments)
+    if said is None:
+        raise Wrong(f"accepted, and must not be: {given}")
+    word = SCHEMA_NAMES.get(word, word)
+    if word not in said:
+        raise Wrong(f"refused without naming {word}: {given}\n{said}")
+    if "hunter2" in said:
+        raise Wrong(f"a refusal repeats a secret: {given}")
+
+
+# New pods come for a new llavero.yaml, image or pod, and for nothing else.
+
+SAME_PODS = [
+    ("tenants.norte.clave=norte", "tenants.norte.credentials.default.api_key.file=/run/secrets/llavero/carper/norte"),
+    ("service.type=NodePort", "adminService.port=9191"),
+    ("commonLabels.team=field",),
+    ("serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboard.enabled=true"),
+    ("replicaCount=3", "strategy.rollingUpdate.maxSurge=2", "podDisruptionBudget.enabled=false"),
+    ("networkPolicy.enabled=true",),
+    ("ingress.enabled=true", "ingress.hosts[0].host=llavero.example.com"),
+    ("jwks.other\\.json=keys",),
+]
+NEW_PODS = [
+    ("config.server.drain_delay=9s", "terminationGracePeriodSeconds=175"),
+    ("config.auth.issuers[0].issuer=https://other.example.com/",),
+    ("image.tag=0.1.1",),
+    ("tenantSlots=17",),
+    ("podLabels.team=field",),
+]
+
+
+def template_of(helm, *sets):
+    objects = helm.template(CHART / "ci/minimal-values.yaml", *(it for one in sets for it in ("--set", one)))
+    return next(it for it in objects if it["kind"] == "Deployment")["spec"]["template"]
+
+
+def rolls_out(helm):
+    # The same grace in all, so that only llavero.yaml differs where it should.
+    before = template_of(helm, "terminationGracePeriodSeconds=175")
+    for sets in SAME_PODS:
+        if template_of(helm, "terminationGracePeriodSeconds=175", *sets) != before:
+            raise Wrong(f"new pods for nothing: {' '.join(sets)}")
+    for sets in NEW_PODS:
+        if template_of(helm, "terminationGracePeriodSeconds=175", *sets) == before:
+            raise Wrong(f"no new pods, and they are needed: {' '.join(sets)}")
+
+
+# Single promises.
+
+
+def keeps_promises(helm):
+    values = CHART / "ci/minimal-values.yaml"
+    deployment = next(it for it in helm.template(values) if it["kind"] == "Deployment")["spec"]["template"]["spec"]
+    if deployment["terminationGracePeriodSeconds"] != 175:
+        raise Wrong(f"the grace is {deployment['terminationGracePeriodSeconds']} s, not 10 + 30 + 10 + 120 + 5")
+    slept = template_of(helm, "preStop.sleep.seconds=7")["spec"]
+    if slept["terminationGracePeriodSeconds"] != 182 or slept["containers"][0]["lifecycle"] != {"preStop": {"sleep": {"seconds": 7}}}:
+        raise Wrong("a sleep of preStop isn't part of the grace")
+    volumes = {it["name"]: it for it in deployment["volumes"]}
+    sources = volumes["tenants"]["projected"]["sources"]
+    slots = [it["secret"] for it in sources if "secret" in it]
+    if [it["name"] for it in slots] != [f"llavero-tenant-{n}" for n in range(1, 17)] or not all(it["optional"] for it in slots):
+        raise Wrong("the slots aren't 16 optional Secrets")
+    if "configMap" not in sources[-1]:
+        raise Wrong("a slot could take the place of a tenant that the values name")
+    monitoring = helm.template(CHART / "ci/monitoring-values.yaml")
+    groups = next(it for it in monitoring if it["kind"] == "PrometheusRule")["spec"]["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    down = alerts["LlaveroDown"]
+    if (down["for"], down["labels"]["severity"], down["labels"]["tier"], down["labels"]["team"]) != ("5m", "page", "1", "field"):
+        raise Wrong("an override of an alert is missing")
+    if down["annotations"]["runbook_url"] != "https://wiki.example.com/llavero/runbook#llaverodown":
+        raise Wrong(f"the runbook is at {down['annotations']['runbook_url']}")
+    if "LlaveroTenantConfigErrors" in alerts or groups[-1]["name"] != "ours":
+        raise Wrong("an alert that isn't wanted is there, or a group that is wanted isn't")
+    all_ = helm.template(values, "--set", "prometheusRule.enabled=true", "--show-only", "templates/prometheusrule.yaml")
+    if all_[0]["spec"] != yaml.safe_load((CHART / "files/alerts.yaml").read_text()):
+        raise Wrong("the rules aren't those of files/alerts.yaml")
+    dashboard = next(it for it in monitoring if it["metadata"]["name"] == "llavero-dashboard")
+    if json.loads(dashboard["data"]["llavero.json"]) != json.loads((CHART / "files/dashboard.json").read_text()):
+        raise Wrong("the dashboard isn't that of files/dashboard.json")
+    for endpoint, port in (("http://c.x:4318", 4318), ("https://c.example.com", 443), ("http://[fd00::1]/v1", 80), ("https://c.example.com:4317/x", 4317)):
+        policy = helm.template(values, "--set", f"otel.endpoint={endpoint},networkPolicy.enabled=true", "--show-only", "templates/networkpolicy.yaml")
+        if policy[0]["spec"]["egress"][1]["ports"][0]["port"] != port:
+            raise Wrong(f"the way to {endpoint} isn't open on {port}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("--llavero", type=pathlib.Path)
+    parser.add_argument("helm", nargs="+")
+    arguments = parser.parse_args()
+    helms = [Helm(binary) for binary in arguments.helm]
+    wrong, custom = [], []
+
+    def tried(what, function, *given):
+        try:
+            return function(*given)
+        except Wrong as error:
+            wrong.append(f"{what}: {error}")
+            return None
+
+    def case(helm, values):
+        helm.lint(values)
+        objects = helm.template(values)
+        # Names of another release, and where its name has the chart's in it already.
+        helm.template(values, release="x")
+        schemas_hold(objects)
+        is_restricted(objects)
+        belongs_together(objects)
+        custom.extend({"of": f"{values.name}, {helm.version}", "object": it} for it in objects if it["apiVersion"].startswith(CUSTOM))
+        if arguments.llavero:
+            accepted(arguments.llavero, objects, arguments.work / helm.version / values.stem)
+        return objects
+
+    tried("the chart", consistent)
+    files = sorted((CHART / "ci").glob("*-values.yaml"))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for helm in helms:
+            cases = pool.map(lambda values: tried(f"{values.name}, {helm.version}", case, helm, values), files)
+            rendered = dict(zip(files, cases, strict=True))
+            list(pool.map(lambda it: tried(helm.version, is_refused, helm, *it), REFUSED))
+            tried(helm.version, rolls_out, helm)
+            tried(helm.version, keeps_promises, helm)
+            if objects := rendered[CHART / "ci/minimal-values.yaml"]:
+                tried("rules of pods", rules_can_fail, objects)
+            if not wrong:
+                print(f"ok: {helm.version}: {len(files)} values, Kubernetes {', '.join(kubernetes_versions())}; {len(REFUSED)} wrong ones are refused")
+    listed = arguments.work / "custom.json"
+    listed.write_text(json.dumps(custom))
+    checked = run("node", ".ci/chart-custom-resources.mjs", arguments.models, listed)
+    if checked.returncode:
+        wrong.append(f"custom resources: {checked.stderr}")
+    elif not wrong:
+        print(f"ok: {len(custom)} custom resources: {', '.join(sorted({it['object']['kind'] for it in custom}))}")
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+main()
