@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 
 import importlib_resources
@@ -530,7 +531,7 @@ def rolls_out(helm):
 # Single promises.
 
 
-def keeps_promises(helm):
+def keeps_promises(helm, work):
     values = CHART / "ci/minimal-values.yaml"
     deployment = next(it for it in helm.template(values) if it["kind"] == "Deployment")["spec"]["template"]["spec"]
     if deployment["terminationGracePeriodSeconds"] != 175:
@@ -561,6 +562,12 @@ def keeps_promises(helm):
     dashboard = next(it for it in monitoring if it["metadata"]["name"] == "llavero-dashboard")
     if json.loads(dashboard["data"]["llavero.json"]) != json.loads((CHART / "files/dashboard.json").read_text()):
         raise Wrong("the dashboard isn't that of files/dashboard.json")
+    package = run(helm.binary, "package", CHART, "--destination", work)
+    with tarfile.open(next(work.glob("llavero-*.tgz"))) as packed:
+        names = {name.split("/", 1)[1] for name in packed.getnames()}
+    needed = {"values.schema.json", "files/alerts.yaml", "files/dashboard.json", "templates/tests/check.yaml", "README.md"}
+    if package.returncode or not needed <= names or any(name.startswith(("ci/", "tests/")) for name in names):
+        raise Wrong(f"the package has not what it should: {package.stderr}{sorted(names)}")
     for endpoint, port in (("http://c.x:4318", 4318), ("https://c.example.com", 443), ("http://[fd00::1]/v1", 80), ("https://c.example.com:4317/x", 4317)):
         policy = helm.template(values, "--set", f"otel.endpoint={endpoint},networkPolicy.enabled=true", "--show-only", "templates/networkpolicy.yaml")
         if policy[0]["spec"]["egress"][1]["ports"][0]["port"] != port:
@@ -605,7 +612,7 @@ def main():
             rendered = dict(zip(files, cases, strict=True))
             list(pool.map(lambda it: tried(helm.version, is_refused, helm, *it), REFUSED))
             tried(helm.version, rolls_out, helm)
-            tried(helm.version, keeps_promises, helm)
+            tried(helm.version, keeps_promises, helm, arguments.work)
             if objects := rendered[CHART / "ci/minimal-values.yaml"]:
                 tried("rules of pods", rules_can_fail, objects)
             if not wrong:
