@@ -1,6 +1,6 @@
 //! Tenants come, change and go while the gateway runs.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use llavero_simulator::{Faults, TenantSeed, UserSeed};
 use reqwest::Method;
@@ -205,6 +205,84 @@ async fn a_mounted_volume_is_swapped_at_once() {
         .problem(403, "tenant-not-allowed");
     let token = world.token(&json!({"tenant": "bahia"}));
     world.get_as(&token, "/v1/ordenes/31001").await.ok(200);
+}
+
+/// Lays `files` out in `dir` as kubelet's AtomicWriter does: links to new files come after the swap, one by
+/// one, and those to old ones go last.
+fn mount(dir: &Path, version: &str, files: &[(&str, String)]) {
+    let version = dir.join(format!("..{version}"));
+    fs::create_dir(&version).unwrap();
+    for (file, text) in files {
+        fs::write(version.join(file), text).unwrap();
+    }
+    symlink(version.file_name().unwrap(), dir.join("..data_tmp")).unwrap();
+    fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    for (file, _) in files {
+        let link = dir.join(file);
+        if !link.is_symlink() {
+            symlink(format!("..data/{file}"), link).unwrap();
+        }
+    }
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_symlink() && !entry.path().exists() {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+/// What the chart's `tenantSlots` are: a Secret with a tenant's file and its key beside it, which is applied,
+/// changed and deleted while the volume is mounted.
+#[tokio::test]
+async fn a_secret_in_a_mounted_volume_is_a_tenant_that_comes_and_goes() {
+    let world = World::start().await;
+    let tenants = world.files().join("tenants");
+    add_to_the_erp(&world, "bahia", 31001);
+    let token = world.token(&json!({"tenant": "bahia"}));
+    let of_values = ("carper.yaml", fs::read_to_string(tenants.join("carper.yaml")).unwrap());
+    world
+        .reloaded(|| {
+            for file in ["carper.yaml", "norte.yaml"] {
+                fs::remove_file(tenants.join(file)).unwrap();
+            }
+            mount(&tenants, "1", std::slice::from_ref(&of_values));
+        })
+        .await;
+    world
+        .get_as(&token, "/v1/ordenes/31001")
+        .await
+        .problem(403, "tenant-not-allowed");
+
+    let with_key = |key: &str| {
+        [
+            of_values.clone(),
+            ("bahia.yaml", tenant_file("bahia", "bahia.api-key")),
+            ("bahia.api-key", key.to_owned()),
+        ]
+    };
+    let wrong_key = format!("{KEY_MARK}-bahia-of-before");
+    world
+        .reloaded(|| mount(&tenants, "2", &with_key(&wrong_key)))
+        .await;
+    world
+        .get_as(&token, "/v1/ordenes/31001")
+        .await
+        .problem(502, "upstream-credential-rejected");
+    world.get("/v1/ordenes/11001").await.ok(200);
+
+    world
+        .reloaded(|| mount(&tenants, "3", &with_key(&format!("{KEY_MARK}-bahia"))))
+        .await;
+    world.get_as(&token, "/v1/ordenes/31001").await.ok(200);
+
+    world
+        .reloaded(|| mount(&tenants, "4", std::slice::from_ref(&of_values)))
+        .await;
+    world
+        .get_as(&token, "/v1/ordenes/31001")
+        .await
+        .problem(403, "tenant-not-allowed");
+    world.get("/v1/ordenes/11001").await.ok(200);
 }
 
 #[tokio::test]
