@@ -325,6 +325,8 @@ def belongs_together(objects):
             found = [o for o in objects if o["kind"] == "Service" and wanted <= o["metadata"]["labels"].items()]
             if [o["spec"]["ports"][0]["name"] for o in found] != [spec["endpoints"][0]["port"]]:
                 raise Wrong(f"{name} finds not the one admin Service, but {len(found)}")
+            if spec["endpoints"][0]["relabelings"][0] != {"action": "replace", "targetLabel": "job", "replacement": deployment["metadata"]["name"]}:
+                raise Wrong(f"{name}: the job isn't the Deployment's name")
         elif it["kind"] == "HorizontalPodAutoscaler":
             target = spec["scaleTargetRef"]
             if (target["kind"], target["name"]) not in by or "replicas" in deployment["spec"]:
