@@ -16,16 +16,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{HeaderValue, header::CONTENT_TYPE};
-use prometheus_client::{
-    encoding::text::encode, metrics::gauge::Gauge, registry::Registry as MetricRegistry,
+use http::{
+    HeaderMap, HeaderValue,
+    header::{ACCEPT, CONTENT_TYPE, VARY},
 };
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegistry};
 
 use crate::{
     exchange::Exchange,
     identity::{Identity, Standing},
     layers::{panics, problems, request_id},
     problem::{Code, Problem},
+    telemetry::exposition::{self, Format},
     tenants::Registry,
 };
 
@@ -55,6 +57,7 @@ struct AdminState {
 struct Metrics {
     registry: MetricRegistry,
     cache_bytes: Gauge,
+    upstream_pauses: Gauge,
     exchange: Exchange,
 }
 
@@ -72,9 +75,16 @@ pub fn router(
         "Bytes that the cache holds",
         cache_bytes.clone(),
     );
+    let upstream_pauses = Gauge::default();
+    metrics.register(
+        "llavero_upstream_pauses",
+        "Credentials whose requests wait for the end of a pause that a 429 of the ERP began",
+        upstream_pauses.clone(),
+    );
     let metrics = Arc::new(Metrics {
         registry: metrics,
         cache_bytes,
+        upstream_pauses,
         exchange,
     });
     Router::new()
@@ -145,6 +155,14 @@ async fn readyz(
                 "credential {name} of {tenant}: refused by the ERP with {status} for {seconds} s"
             );
         }
+        for (credential, left) in metrics.exchange.paused_credentials() {
+            let (tenant, name) = (credential.tenant(), credential.name());
+            let seconds = left.as_secs_f64().ceil();
+            let _ = writeln!(
+                body,
+                "credential {name} of {tenant}: pauses for {seconds} s, since the ERP limits the rate"
+            );
+        }
         for standing in identity.standings() {
             let _ = writeln!(body, "{}", told(&standing));
         }
@@ -179,18 +197,23 @@ fn told(standing: &Standing) -> String {
     line
 }
 
-async fn render_metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response, Problem> {
+async fn render_metrics(
+    State(metrics): State<Arc<Metrics>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let bytes = i64::try_from(metrics.exchange.cached_bytes()).unwrap_or(i64::MAX);
     metrics.cache_bytes.set(bytes);
-    let mut text = String::new();
-    encode(&mut text, &metrics.registry)
+    let pauses = metrics.exchange.paused_credentials().len();
+    let pauses = i64::try_from(pauses).unwrap_or(i64::MAX);
+    metrics.upstream_pauses.set(pauses);
+    let format = Format::accepted(headers.get(ACCEPT));
+    let text = exposition::render(&metrics.registry, format)
         .map_err(|_| Problem::of(Code::Internal).caused_by("the metrics can't be encoded"))?;
-    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok((
-        [(CONTENT_TYPE, HeaderValue::from_static(open_metrics))],
-        text,
-    )
-        .into_response())
+    let head = [
+        (CONTENT_TYPE, format.content_type()),
+        (VARY, HeaderValue::from_static("accept")),
+    ];
+    Ok((head, text).into_response())
 }
 
 async fn nothing_here() -> Problem {

@@ -27,7 +27,12 @@ use crate::{
     reload::{Ask, Files, Issuers, Reload},
     resources::{once::DedupeWindow, ordenes::DescripcionField},
     router,
-    telemetry::audit::{AuditLog, OpenError},
+    telemetry::{
+        audit::{AuditLog, OpenError},
+        logs::LostLines,
+        process,
+        traces::{self, Exporter, StartError},
+    },
     tenants::{Environment, Loader, Registry},
     upstream::{ClientError, Jitter, Upstream},
     watchlist::Watchlist,
@@ -76,6 +81,17 @@ pub struct App {
     pub audit: AuditLog,
     /// The largest image that is taken, in bytes.
     pub largest_image: u64,
+    /// Sends traces, where they are sent.
+    pub traces: Option<Exporter>,
+}
+
+/// What is told of a gateway beside its configuration. By default there are no traces.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// Where traces go.
+    pub traces: traces::Settings,
+    /// What the process's log has lost.
+    pub lost_lines: LostLines,
 }
 
 /// Why a gateway can't be built.
@@ -93,6 +109,9 @@ pub enum BuildError {
     /// Audit records have nowhere to go.
     #[error(transparent)]
     Audit(#[from] OpenError),
+    /// Traces can't be sent.
+    #[error(transparent)]
+    Traces(#[from] StartError),
 }
 
 impl App {
@@ -102,6 +121,19 @@ impl App {
     /// Keys or the tenants' directory can't be read. A wrong tenant file is no error
     /// here: it is reported and its tenant isn't served.
     pub fn load(config: &Config, env: Environment, clock: Clock) -> Result<Self, BuildError> {
+        Self::load_with(config, env, clock, Telemetry::default())
+    }
+
+    /// The same, with telemetry that isn't part of the configuration.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn load_with(
+        config: &Config,
+        env: Environment,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> Result<Self, BuildError> {
         let identity = Identity::load(&config.auth, &config.base_dir, &env, clock.clone())
             .map_err(BuildError::Issuers)?;
         let mut loader = Loader::new(&config.tenants_dir, env);
@@ -114,7 +146,7 @@ impl App {
         }
         let registry = Registry::default();
         registry.replace(tenants);
-        Self::assemble(config, identity, registry, Some(loader), clock)
+        Self::assemble(config, identity, registry, Some(loader), clock, telemetry)
     }
 
     /// Builds the gateway around keys and tenants that are already there.
@@ -127,7 +159,8 @@ impl App {
         registry: Registry,
         clock: Clock,
     ) -> Result<Self, BuildError> {
-        Self::assemble(config, identity, registry, None, clock)
+        let telemetry = Telemetry::default();
+        Self::assemble(config, identity, registry, None, clock, telemetry)
     }
 
     fn assemble(
@@ -136,8 +169,12 @@ impl App {
         registry: Registry,
         loader: Option<Loader>,
         clock: Clock,
+        telemetry: Telemetry,
     ) -> Result<Self, BuildError> {
         let mut metrics = MetricRegistry::default();
+        process::register(&mut metrics);
+        telemetry.lost_lines.register(&mut metrics);
+        let (tracer, traces) = traces::start(telemetry.traces, &clock, &mut metrics)?;
         let tasks = TaskTracker::new();
         let watchlist = Watchlist::new(clock.clone());
         registry.current().watch(&watchlist);
@@ -241,6 +278,7 @@ impl App {
         };
         let public = router::public(
             state,
+            tracer,
             access_log,
             leak_guard,
             TrustedProxies::new(&config.server.trusted_proxies),
@@ -255,6 +293,7 @@ impl App {
             reload: ask,
             audit,
             largest_image: config.images.max_bytes,
+            traces,
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     identity::Claims,
     operation::{Operation, Scope},
     problem::{Code, Problem},
-    telemetry::audit::Trail,
+    telemetry::{audit::Trail, traces::Context},
     tenants::{Credential, CredentialId, Tenant, TenantId, Tenants, Viewer},
 };
 
@@ -135,7 +135,12 @@ impl Caller {
     ///
     /// # Errors
     /// What is missing, the tenant before the scope.
-    pub fn permit(self, operation: &'static Operation, trail: Trail) -> Result<Permit, Denied> {
+    pub fn permit(
+        self,
+        operation: &'static Operation,
+        trail: Trail,
+        trace: Context,
+    ) -> Result<Permit, Denied> {
         let chosen = match self.chosen {
             Some(chosen) => chosen,
             None if self.allowed.is_empty() => return Err(Denied::TenantNotAllowed),
@@ -151,6 +156,7 @@ impl Caller {
             credential,
             operation,
             trail,
+            trace,
         })))
     }
 }
@@ -167,6 +173,7 @@ struct Granted {
     credential: Arc<Credential>,
     operation: &'static Operation,
     trail: Trail,
+    trace: Context,
 }
 
 impl Permit {
@@ -210,6 +217,12 @@ impl Permit {
     #[must_use]
     pub fn trail(&self) -> &Trail {
         &self.0.trail
+    }
+
+    /// Where in the trace it is done.
+    #[must_use]
+    pub fn trace(&self) -> &Context {
+        &self.0.trace
     }
 }
 

@@ -15,10 +15,11 @@ use crate::{
         cache_headers,
         client_address::{self, TrustedProxies},
         leak_guard::{self, LeakGuard},
-        panics, problems, rate_limit, request_id, security_headers,
+        panics, problems, rate_limit, request_id, security_headers, trace,
     },
     problem::{Code, Problem},
     resources,
+    telemetry::traces::Tracer,
 };
 
 /// The resources, with their part of the reference document.
@@ -37,6 +38,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 /// The public API.
 pub fn public(
     state: AppState,
+    tracer: Tracer,
     access_log: AccessLog,
     leak_guard: LeakGuard,
     trusted_proxies: TrustedProxies,
@@ -92,6 +94,8 @@ pub fn public(
             access_log,
             access_log::layer,
         ))
+        // Before the log, whose lines name the trace; it can't fail.
+        .layer(middleware::from_fn_with_state(tracer, trace::layer))
         // Before the log, whose line has the address; it can't fail.
         .layer(middleware::from_fn_with_state(
             trusted_proxies,

@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     config::{Config, mistake::Mistake},
     identity::Identity,
+    telemetry::traces::Context,
     tenants::{Clave, Credential, KeySlot, Loader, Presented, Tenants},
     upstream::{Failure, Jitter, Lane, Party, Request, Target, Upstream},
     watchlist::Watchlist,
@@ -186,6 +187,7 @@ async fn try_credential(
                     target: &Target::cheapest(),
                     party: &Party::alone(Lane::Trial),
                     abandoned: &CancellationToken::new(),
+                    trace: &Context::default(),
                 };
                 trials.push(("", upstream.get(request).await.map(Some)));
             }

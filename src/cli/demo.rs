@@ -58,7 +58,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
-    let _logs = logs::init(env("RUST_LOG").or_else(|| Some("warn".to_owned())));
+    let (_logs, _) = logs::init(env("RUST_LOG").or_else(|| Some("warn".to_owned())));
     runtime()?.block_on(demo(arguments))
 }
 

@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
 
 use crate::{
-    app::{App, BuildError},
+    app::{App, BuildError, Telemetry},
     clock::Clock,
     config::mistake::Mistakes,
     server::{self, Drain},
-    telemetry::logs,
+    telemetry::{logs, traces},
 };
 
 use super::{Failed, correct, env, issuer_mistakes, load, runtime, stop_signals};
@@ -22,12 +22,17 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, memory_is_private: bool) -> Result<(), Failed> {
-    let _logs = logs::init(env("RUST_LOG"));
+    let (_logs, lost_lines) = logs::init(env("RUST_LOG"));
     if !memory_is_private {
         tracing::warn!("core dumps can't be turned off here: see that nobody can make or read one");
     }
     let config = load(&arguments.config)?;
-    let app = App::load(&config, env, Clock::system()).map_err(|error| match error {
+    let telemetry = Telemetry {
+        traces: traces::Settings::of(env),
+        lost_lines,
+    };
+    let app = App::load_with(&config, env, Clock::system(), telemetry);
+    let app = app.map_err(|error| match error {
         BuildError::Issuers(errors) => correct(&Mistakes::sorted(issuer_mistakes(
             &arguments.config,
             &errors,

@@ -38,8 +38,11 @@ use crate::{
     clock::Clock,
     idempotency::{Attempt, Claim},
     operation::{Effect, FreshnessClass},
-    telemetry::audit::{self, Outcome, Taken},
-    tenants::TenantId,
+    telemetry::{
+        audit::{self, Outcome, Taken},
+        traces::Context,
+    },
+    tenants::{CredentialId, TenantId},
     upstream::{
         BreakerState, CursorKey, Failure, Lane, Party, Payload, RefusedCredential, Request, Target,
         Upstream,
@@ -298,6 +301,26 @@ impl Exchange {
     where
         T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
     {
+        let mut span = permit.trace().child("cache");
+        let outcome = self.look_up(permit, span.context(), read, translate).await;
+        match &outcome {
+            Ok(served) => span.set("llavero.cache.result", served.verdict.as_str()),
+            Err(error) => span.fail((self.0.code_of)(error)),
+        }
+        outcome
+    }
+
+    /// The kept answer, or what a fetch below that place in the trace brings.
+    async fn look_up<T>(
+        &self,
+        permit: &Permit,
+        within: Context,
+        read: Read,
+        translate: T,
+    ) -> Result<Served, ExchangeError>
+    where
+        T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
+    {
         let parts = &self.0;
         let windows = parts.windows_of(permit);
         let wanted = read.wanted;
@@ -322,7 +345,8 @@ impl Exchange {
                         from_upstream: false,
                         alone: None,
                     };
-                    let fetch = parts.fetch(permit, read, windows, flight.clone(), translate);
+                    let fetch =
+                        parts.fetch(permit, within, read, windows, flight.clone(), translate);
                     parts.flights.start(flight, Lane::Refresh, fetch);
                 }
                 return Ok(parts.served(entry, windows, Verdict::StaleWhileRevalidate));
@@ -344,7 +368,7 @@ impl Exchange {
             from_upstream: why == Why::Request,
             alone: matches!(permit.operation().effect, Effect::Write).then(|| parts.next()),
         };
-        let fetch = parts.fetch(permit, read, windows, flight.clone(), translate);
+        let fetch = parts.fetch(permit, within, read, windows, flight.clone(), translate);
         let (outcome, role) = parts.flights.join(flight, lane_of(permit), fetch).await;
         match outcome.unwrap_or(Err(ExchangeError::Interrupted)) {
             Ok(landed) => {
@@ -497,6 +521,7 @@ impl Exchange {
             party: &Party::alone(lane_of(permit)),
             // Nobody can leave a change.
             abandoned: &CancellationToken::new(),
+            trace: permit.trace(),
         };
         let answer = parts.upstream.send(request, &write.payload).await;
         let upstream_status = match &answer {
@@ -578,6 +603,12 @@ impl Exchange {
         self.0.upstream.refused_credentials()
     }
 
+    /// Credentials that a 429 of the ERP has pausing, and for how long.
+    #[must_use]
+    pub fn paused_credentials(&self) -> Vec<(CredentialId, Duration)> {
+        self.0.upstream.paused_credentials()
+    }
+
     /// Tenants whose ERP fails.
     #[must_use]
     pub fn broken_tenants(&self) -> Vec<(TenantId, BreakerState)> {
@@ -590,6 +621,7 @@ impl Parts {
     fn fetch<T>(
         self: &Arc<Self>,
         permit: &Permit,
+        within: Context,
         read: Read,
         windows: Windows,
         flight: Flight,
@@ -617,6 +649,7 @@ impl Parts {
                     target: &read.target,
                     party: &party,
                     abandoned: &abandoned,
+                    trace: &within,
                 };
                 let asked = this.next();
                 let now = this.clock.instant();
@@ -716,6 +749,7 @@ impl Parts {
             target: &trace.target,
             party: &Party::alone(lane_of(permit)),
             abandoned: &CancellationToken::new(),
+            trace: permit.trace(),
         };
         let answer = self.upstream.look(request).await?;
         let sighting = Sighting::of(attempt, history.as_deref(), self.clock.wall(), answer.date);

@@ -15,7 +15,7 @@ use axum::{
 use http::{HeaderName, HeaderValue};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{family::Family, histogram::Histogram},
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family},
     registry::Registry as MetricRegistry,
 };
 use tracing::{Instrument as _, Span, field};
@@ -24,9 +24,10 @@ use crate::{
     clock::Clock,
     exchange::Verdict,
     problem::{Code, Problem},
+    telemetry::traces::Context,
 };
 
-use super::{client_address::ClientAddress, request_id::RequestId};
+use super::{client_address::ClientAddress, request_id::RequestId, trace};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The route of a request that no route matched: the address itself may hold
@@ -37,7 +38,21 @@ const NO_ROUTE: &str = "-";
 #[derive(Clone)]
 pub struct AccessLog {
     clock: Clock,
-    durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    durations: Family<RequestLabels, Durations, fn() -> Durations>,
+    problems: Family<ProblemLabel, Counter>,
+}
+
+type Durations = HistogramWithExemplars<TraceLabel>;
+
+/// Where an exemplar can be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TraceLabel {
+    trace_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemLabel {
+    code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,31 +63,44 @@ struct RequestLabels {
 }
 
 impl AccessLog {
-    /// Declares the metric.
+    /// Declares the metrics.
     #[must_use]
     pub fn new(clock: Clock, metrics: &mut MetricRegistry) -> Self {
         let durations =
-            Family::<RequestLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+            Family::<RequestLabels, Durations, fn() -> Durations>::new_with_constructor(|| {
                 // The buckets that the OpenTelemetry HTTP conventions advise.
-                Histogram::new([
+                let bounds = [
                     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-                ])
+                ];
+                Durations::new(bounds.into_iter())
             });
         metrics.register(
             "http_server_request_duration_seconds",
             "Requests to the public API",
             durations.clone(),
         );
-        Self { clock, durations }
+        let problems = Family::<ProblemLabel, Counter>::default();
+        metrics.register(
+            "llavero_problems",
+            "Answers that tell of a problem, by its code",
+            problems.clone(),
+        );
+        Self {
+            clock,
+            durations,
+            problems,
+        }
     }
 }
 
 /// The span that the other layers add what they learn to. Its level lets it stand beside
 /// the lines of any level.
-fn span(request_id: &str) -> Span {
+fn span(request_id: &str, trace: &Context) -> Span {
     tracing::error_span!(
         "request",
         request_id,
+        trace_id = trace.trace_id().map(field::display),
+        span_id = trace.span_id().map(field::display),
         issuer = field::Empty,
         tenant = field::Empty,
         credential = field::Empty,
@@ -88,16 +116,18 @@ pub async fn layer(State(log): State<AccessLog>, request: Request, next: Next) -
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
+    let trace = trace::context(&request);
     let span = request
         .extensions()
         .get::<RequestId>()
-        .map_or_else(Span::none, |id| span(&id.0));
+        .map_or_else(Span::none, |id| span(&id.0, &trace));
 
     let client = request.extensions().get::<ClientAddress>();
     let mut line = Line {
         log,
         client: client.map(|client| client.0),
         span: span.clone(),
+        trace,
         method,
         route,
         started,
@@ -118,6 +148,7 @@ struct Line {
     log: AccessLog,
     client: Option<IpAddr>,
     span: Span,
+    trace: Context,
     method: &'static str,
     route: String,
     started: Instant,
@@ -174,10 +205,17 @@ impl Line {
             http_request_method: method,
             http_response_status_code: status,
         };
-        self.log
-            .durations
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        let exemplar = self.trace.recorded().map(|trace_id| TraceLabel {
+            trace_id: trace_id.to_string(),
+        });
+        let durations = self.log.durations.get_or_create(&labels);
+        durations.observe(took.as_secs_f64(), exemplar, None);
+        if let Some(code) = code {
+            self.log
+                .problems
+                .get_or_create(&ProblemLabel { code })
+                .inc();
+        }
         took
     }
 }
@@ -191,7 +229,7 @@ impl Drop for Line {
 }
 
 /// A bounded set of methods: a caller can make up others without end.
-fn method_label(method: &http::Method) -> &'static str {
+pub(super) fn method_label(method: &http::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",

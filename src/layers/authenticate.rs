@@ -19,7 +19,7 @@ use crate::{
     tenants::{Registry, TenantId},
 };
 
-use super::{client_address::ClientAddress, rate_limit::Recognised};
+use super::{client_address::ClientAddress, rate_limit::Recognised, trace};
 
 /// Chooses among the tenants that a token allows.
 pub const LLAVERO_TENANT: HeaderName = HeaderName::from_static("llavero-tenant");
@@ -61,13 +61,21 @@ pub async fn layer(
         .extensions()
         .get::<ClientAddress>()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.0);
+    let mut checking = trace::context(&request).child("auth");
     let claims = match authenticator.claims(request.headers(), client).await {
         Ok(claims) => claims,
-        Err(problem) => return problem.into_response(),
+        Err(problem) => {
+            checking.fail(problem.code().as_str());
+            return problem.into_response();
+        }
     };
     // Nothing behind this needs the token any more.
     request.headers_mut().remove(AUTHORIZATION);
     let caller = authenticator.caller(&claims, request.headers());
+    if let Err(problem) = &caller {
+        checking.fail(problem.code().as_str());
+    }
+    drop(checking);
     // Whoever is refused from here on is known.
     let span = tracing::Span::current();
     span.record("issuer", &**claims.issuer());

@@ -13,3 +13,4 @@ pub mod problems;
 pub mod rate_limit;
 pub mod request_id;
 pub mod security_headers;
+pub mod trace;

@@ -15,6 +15,8 @@ use crate::{
     telemetry::audit::Trail,
 };
 
+use super::trace;
+
 /// Mounts an operation: `routes!(list).map(permitted(&LIST))`.
 pub fn permitted<S>(
     operation: &'static Operation,
@@ -30,6 +32,7 @@ where
 }
 
 async fn grant(operation: &'static Operation, mut request: Request, next: Next) -> Response {
+    let trace = trace::context(&request);
     let extensions = request.extensions_mut();
     let (Some(caller), Some(trail)) = (extensions.remove::<Caller>(), extensions.remove::<Trail>())
     else {
@@ -38,7 +41,7 @@ async fn grant(operation: &'static Operation, mut request: Request, next: Next) 
             .into_response();
     };
     trail.is_for(operation.name, operation.effect == Effect::Write);
-    match caller.permit(operation, trail) {
+    match caller.permit(operation, trail, trace) {
         Ok(permit) => {
             tracing::Span::current().record("credential", &**permit.credential_id().name());
             request.extensions_mut().insert(permit);

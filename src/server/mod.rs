@@ -9,7 +9,10 @@ mod watch;
 
 use std::{io, time::Duration};
 
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{admin::Health, app::App};
@@ -25,6 +28,9 @@ const LEAST_LEFTOVERS: u64 = 16 << 20;
 const ADMIN_LEFTOVERS: u64 = 64 * 1024;
 /// What a probe that is under way may take at the end.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the end waits for the collector of traces.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// How the gateway ends, from `server.*`.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +70,7 @@ pub async fn run(
         reload: _,
         audit,
         largest_image,
+        traces,
     } = app;
     let (stop_public, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let servers = TaskTracker::new();
@@ -94,6 +101,8 @@ pub async fn run(
     let public_done = servers.spawn(public.serve());
     let admin_done = servers.spawn(admin.serve());
     servers.spawn(stop.drain.clone().run_until_cancelled_owned(background));
+    let stop_traces = CancellationToken::new();
+    let traces = traces.map(|traces| servers.spawn(traces.run(stop_traces.clone())));
     servers.close();
 
     stop.drain.cancelled().await;
@@ -108,6 +117,12 @@ pub async fn run(
     tasks.wait().await;
     // Behind the last write, which leaves the last record.
     audit.finish().await;
+    stop_traces.cancel();
+    if let Some(traces) = traces
+        && timeout(LAST_SPANS, traces).await.is_err()
+    {
+        tracing::warn!("the collector didn't take the last spans in time: they are lost");
+    }
     stop_admin.cancel();
     let _ = admin_done.await;
     tracing::info!("drained");

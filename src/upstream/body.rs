@@ -15,6 +15,8 @@ use base64_simd::STANDARD;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::telemetry::traces::{self, Span};
+
 /// How the ERP wants an image (`upstream.image_encoding`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -51,6 +53,9 @@ pub(super) struct ImageBody {
     image: Bytes,
     tail: &'static [u8],
     progress: Progress,
+    trace: traces::Context,
+    /// From the first byte that is asked for to the last.
+    encoding: Option<Span>,
 }
 
 /// How far a body has been sent.
@@ -83,7 +88,15 @@ impl ImageBody {
             image,
             tail: b"\"}",
             progress: Progress::default(),
+            trace: traces::Context::default(),
+            encoding: None,
         }
+    }
+
+    /// Says where in a trace it is sent.
+    pub(super) fn traced(mut self, trace: traces::Context) -> Self {
+        self.trace = trace;
+        self
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -101,12 +114,17 @@ impl Body for ImageBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         let data = if !this.head.is_empty() {
+            let mut encoding = this.trace.child("encode");
+            let bytes = i64::try_from(this.image.len()).unwrap_or(i64::MAX);
+            encoding.set("llavero.image.bytes", bytes);
+            this.encoding = Some(encoding);
             std::mem::take(&mut this.head)
         } else if !this.image.is_empty() {
             let chunk = this.image.split_to(CHUNK_BYTES.min(this.image.len()));
             STANDARD.encode_to_string(&chunk).into()
         } else if !this.tail.is_empty() {
             this.progress.0.store(true, Ordering::Release);
+            this.encoding = None;
             Bytes::from_static(std::mem::take(&mut this.tail))
         } else {
             return Poll::Ready(None);

@@ -18,6 +18,7 @@ use reqwest::redirect;
 use crate::{
     clock::Clock,
     config::{self, secret::Secret, upstream::BaseUrl},
+    telemetry::traces::{Context, Span},
     tenants::{Clave, TenantId},
 };
 
@@ -122,6 +123,7 @@ impl Client {
         target: &Target,
         payload: Option<&Payload>,
         deadline: Instant,
+        trace: &Context,
     ) -> Result<Answer, Failure> {
         let (method, label) = match payload {
             None => (Method::GET, "GET"),
@@ -132,11 +134,14 @@ impl Client {
             .http
             .request(method, self.url(clave, target)?)
             .headers(headers(Some(shown))?);
+        let mut sending = trace.request("upstream");
         let (request, progress) = match payload {
             None => (request, None),
-            Some(payload) => self.with_payload(request, payload),
+            Some(payload) => self.with_payload(request, payload, &sending.context()),
         };
         let outcome = self.timed(request, tenant, label, deadline).await;
+        describe(&mut sending, label, &outcome);
+        drop(sending);
         outcome.map_err(|failure| match (failure, progress) {
             (Failure::Broken | Failure::Timeout, Some(progress)) if !progress.may_be_whole() => {
                 Failure::Unsent
@@ -208,6 +213,7 @@ impl Client {
         &self,
         request: reqwest::RequestBuilder,
         payload: &Payload,
+        trace: &Context,
     ) -> (reqwest::RequestBuilder, Option<Progress>) {
         let request = request.header(CONTENT_TYPE, "application/json");
         match payload {
@@ -222,11 +228,27 @@ impl Client {
                 bytes,
             } => {
                 let body =
-                    ImageBody::new(titulo, *proceso, media_type, bytes.clone(), self.encoding);
+                    ImageBody::new(titulo, *proceso, media_type, bytes.clone(), self.encoding)
+                        .traced(trace.clone());
                 let progress = body.progress();
                 (request.body(reqwest::Body::wrap(body)), Some(progress))
             }
         }
+    }
+}
+
+/// Says what became of a request to the ERP (HTTP spans). Its address isn't told: the host names the account.
+fn describe(span: &mut Span, method: &'static str, outcome: &Result<Answer, Failure>) {
+    span.set("http.request.method", method);
+    let status = match outcome {
+        Ok(answer) => Some(answer.status),
+        Err(failure) => failure.status(),
+    };
+    if let Some(status) = status {
+        span.set("http.response.status_code", i64::from(status));
+    }
+    if let Err(failure) = outcome {
+        span.fail(failure.as_str());
     }
 }
 

@@ -84,6 +84,31 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// In a word, for what is counted and traced.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::QueueFull { .. } => "queue-full",
+            Self::Unavailable { .. } => "breaker-open",
+            Self::Connect => "connect",
+            Self::Broken => "broken",
+            Self::Unsent => "unsent",
+            Self::Timeout => "timeout",
+            Self::Paused { .. } => "paused",
+            Self::RateLimited { .. } => "rate-limited",
+            Self::CredentialRejected(_) => "credential-rejected",
+            Self::Login(_) => "login",
+            Self::LoginUnreadable => "login-unreadable",
+            Self::NotFound => "not-found",
+            Self::Rejected { .. } => "rejected",
+            Self::TooLarge => "too-large",
+            Self::Status(_) => "status",
+            Self::Oversized { .. } => "oversized",
+            Self::Abandoned => "abandoned",
+            Self::Address => "address",
+        }
+    }
+
     /// The status that the ERP answered with, where it answered.
     #[must_use]
     pub fn status(&self) -> Option<u16> {

@@ -41,7 +41,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config,
-    tenants::{Clave, Credential, KeySlot, Presented, TenantId},
+    telemetry::traces::Context,
+    tenants::{Clave, Credential, CredentialId, KeySlot, Presented, TenantId},
     watchlist::Watchlist,
 };
 
@@ -114,6 +115,8 @@ pub struct Request<'a> {
     /// Cancelled when nobody wants the answer any more: then it gives its place up. What
     /// was sent already goes on.
     pub abandoned: &'a CancellationToken,
+    /// Where in a trace it is made. Nothing of that goes to the ERP.
+    pub trace: &'a Context,
 }
 
 /// How long a request may take.
@@ -210,6 +213,7 @@ impl Upstream {
             target: &Target::cheapest(),
             party: &Party::alone(Lane::Trial),
             abandoned: &CancellationToken::new(),
+            trace: &Context::default(),
         };
         Ok(self.request(request, None, Some(key)).await?.body)
     }
@@ -226,6 +230,7 @@ impl Upstream {
             target: &Target::cheapest(),
             party: &party,
             abandoned: &CancellationToken::new(),
+            trace: &Context::default(),
         };
         let identity = self.0.identity(credential);
         let until = self.0.clock.instant() + self.0.timeouts.answer;
@@ -305,6 +310,12 @@ impl Upstream {
     #[must_use]
     pub fn refused_credentials(&self) -> Vec<RefusedCredential> {
         self.0.health.all_refused()
+    }
+
+    /// Credentials whose requests wait for a pause to end that a 429 began, and for how long.
+    #[must_use]
+    pub fn paused_credentials(&self) -> Vec<(CredentialId, Duration)> {
+        self.0.queues.paused()
     }
 
     /// Drops all that is known of a tenant that is no more: sessions, queues, breaker, metrics.
@@ -389,10 +400,15 @@ impl Upstream {
         self.admit(request).map_err(Attempted::NotSent)?;
         let queue = parts.queues.of(request.credential.id());
         let queued = parts.clock.instant();
+        let mut waiting = request.trace.child("queue");
         let turn = tokio::select! {
             turn = request.party.turn(&queue, deadlines.turn) => turn,
             () = request.abandoned.cancelled() => Err(Failure::Abandoned),
         };
+        if let Err(failure) = &turn {
+            waiting.fail(failure.as_str());
+        }
+        drop(waiting);
         let waited = parts.clock.instant().saturating_duration_since(queued);
         parts.waits.observe(waited.as_secs_f64());
         // The breaker may have opened meanwhile, and then that is why there is no turn.
@@ -449,6 +465,7 @@ impl Upstream {
                         target: &Target::cheapest(),
                         party: &Party::alone(Lane::Trial),
                         abandoned: &CancellationToken::new(),
+                        trace: &Context::default(),
                     };
                     let sending = Sending {
                         request: trial,

@@ -130,6 +130,12 @@ impl Pace {
         paused.max(self.limit_allows_at(now)).max(now)
     }
 
+    /// When the pause ends that a 429 began, where there is one.
+    pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.pause?.until;
+        (until > now).then_some(until)
+    }
+
     /// How long the limit lets a request wait that has so many before it; none where
     /// no limit is known.
     pub(super) fn expected_wait(&self, now: Instant, ahead: usize) -> Option<Duration> {

@@ -155,6 +155,7 @@ impl Parts {
             clave,
             credential,
             target,
+            trace,
             ..
         } = sending.request;
         let shown = match (presenting, credential.presented()) {
@@ -170,7 +171,15 @@ impl Parts {
         let tenant = credential.id().tenant();
         let outcome = self
             .client
-            .attempt(clave, tenant, shown, target, sending.payload, sending.until)
+            .attempt(
+                clave,
+                tenant,
+                shown,
+                target,
+                sending.payload,
+                sending.until,
+                trace,
+            )
             .await;
         if let (Presenting::Session(session), Identity::Session { slot, .. }, true) = (
             presenting,
@@ -274,13 +283,17 @@ impl Parts {
                 (pending, true)
             }
         };
+        let mut waiting = sending.request.trace.child("login");
         let outcome = self.clock.before(sending.until, pending.outcome()).await;
         let outcome = match outcome {
             Some(Some(outcome)) => outcome,
             Some(None) => Err(Failure::Login(Box::new(Failure::Broken))),
             None => Err(Failure::Login(Box::new(Failure::Timeout))),
         };
-        outcome.map_err(|failure| Absent { failure, is_ours })
+        outcome.map_err(|failure| {
+            waiting.fail(failure.as_str());
+            Absent { failure, is_ours }
+        })
     }
 
     /// Logs in or refreshes, and tells those who wait.

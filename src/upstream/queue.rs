@@ -182,6 +182,23 @@ impl Queues {
         queue
     }
 
+    /// Credentials that a 429 has pausing, and for how long.
+    pub(super) fn paused(&self) -> Vec<(CredentialId, Duration)> {
+        let queues: Vec<_> = {
+            let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = queues.iter();
+            all.map(|(id, queue)| (id.clone(), queue.clone())).collect()
+        };
+        let now = self.clock.instant();
+        let pausing = queues.into_iter().filter_map(|(id, queue)| {
+            let until = queue.lock().pace.paused_until(now)?;
+            Some((id, until.saturating_duration_since(now)))
+        });
+        let mut pausing: Vec<_> = pausing.collect();
+        pausing.sort_by(|(a, _), (b, _)| (a.tenant(), a.name()).cmp(&(b.tenant(), b.name())));
+        pausing
+    }
+
     /// Drops a tenant's queues; those who wait in them still have their turns.
     pub(super) fn forget(&self, tenant: &TenantId) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);

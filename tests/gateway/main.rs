@@ -43,4 +43,5 @@ mod shrinking;
 mod stale;
 mod sweep;
 mod tenancy;
+mod traces;
 mod upload;

@@ -27,7 +27,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &["clock", "config", "tenants"]),
     ("limits", &["clock", "config", "tenants"]),
     ("in_flight", &["clock", "tenants"]),
-    ("upstream", &["clock", "config", "tenants", "watchlist"]),
+    (
+        "upstream",
+        &["clock", "config", "telemetry", "tenants", "watchlist"],
+    ),
     (
         "exchange",
         &[
@@ -113,10 +116,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("router", &["app", "layers", "problem", "resources"]),
+    (
+        "router",
+        &["app", "layers", "problem", "resources", "telemetry"],
+    ),
     (
         "admin",
-        &["exchange", "identity", "layers", "problem", "tenants"],
+        &[
+            "exchange",
+            "identity",
+            "layers",
+            "problem",
+            "telemetry",
+            "tenants",
+        ],
     ),
     ("server", &["admin", "app"]),
 ];

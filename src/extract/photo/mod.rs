@@ -147,6 +147,10 @@ where
 async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result<Photo, Refused> {
     let rules = intake.images.rules();
     let (head, body) = request.into_parts();
+    let permit = head.extensions.get::<Permit>();
+    let trace = permit.map(|permit| permit.trace().clone());
+    let trace = trace.unwrap_or_default();
+    let mut receiving = trace.child("receive");
     let boundary = boundary(&head.headers)?;
     if let Some(coding) = head.headers.get(CONTENT_ENCODING)
         && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -191,7 +195,12 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         titulo,
     } = arriving.finish()?;
     reservation.settle(imagen.len() as u64);
+    let bytes = i64::try_from(imagen.len()).unwrap_or(i64::MAX);
+    receiving.set("llavero.image.bytes", bytes);
+    drop(receiving);
+    let looking = trace.child("image");
     let accepted = intake.images.accept(imagen).await;
+    drop(looking);
     let Accepted {
         bytes,
         inspected,

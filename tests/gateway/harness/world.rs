@@ -1,6 +1,7 @@
 //! The world itself, and what comes back from it.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -10,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use llavero::{
-    app::App,
+    app::{App, Telemetry},
     clock::Clock,
     config,
     server::{self, Drain, Stop},
-    telemetry::audit::AuditLog,
+    telemetry::{audit::AuditLog, traces},
 };
 use llavero_simulator::{Faults, ReceivedRequest, Simulator, TenantSeed, UserSeed};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap, multipart, redirect};
@@ -53,7 +54,7 @@ pub fn key(tenant: &str, credential: &str) -> String {
 }
 
 /// In the place of `TENANT` stands the tenant's id.
-const DEFAULT_CREDENTIAL: &str = "{api_key: {file: ../TENANT-default.key}}";
+pub const DEFAULT_CREDENTIAL: &str = "{api_key: {file: ../TENANT-default.key}}";
 /// Where the gateway's audit records go.
 const AUDIT_FILE: &str = "audit.jsonl";
 
@@ -96,6 +97,21 @@ impl World {
     /// With another credential `default` of `carper`, as its file has it; beside it are
     /// the files `carper-default.key`, `carper-tecnicos.key`, `carper-nobody.key` and `app.password`.
     pub async fn with_default(credential: &str, settings: &str) -> Self {
+        Self::telling(credential, settings, Telemetry::default()).await
+    }
+
+    /// With traces, sent as those environment variables say.
+    pub async fn traced(credential: &str, settings: &str, variables: &[(&str, &str)]) -> Self {
+        let variables: HashMap<_, _> = variables.iter().copied().collect();
+        let env = |name: &str| variables.get(name).map(|value| (*value).to_owned());
+        let telemetry = Telemetry {
+            traces: traces::Settings::of(env),
+            ..Telemetry::default()
+        };
+        Self::telling(credential, settings, telemetry).await
+    }
+
+    async fn telling(credential: &str, settings: &str, telemetry: Telemetry) -> Self {
         let erp = Simulator::new();
         for (tenant, orders, first) in TENANTS {
             erp.add_tenant(
@@ -114,7 +130,7 @@ impl World {
             listener.local_addr().unwrap()
         );
         let erp_stop = serve(&erp, listener);
-        Self::before(erp, erp_stop, &base_url, credential, settings).await
+        Self::before(erp, erp_stop, &base_url, credential, settings, telemetry).await
     }
 
     /// The ERP goes down: nobody listens at its address.
@@ -139,6 +155,7 @@ impl World {
             base_url,
             DEFAULT_CREDENTIAL,
             settings,
+            Telemetry::default(),
         )
         .await
     }
@@ -149,6 +166,7 @@ impl World {
         base_url: &str,
         credential: &str,
         settings: &str,
+        telemetry: Telemetry,
     ) -> Self {
         leaks::watch_logs();
         let files = configuration(base_url, credential, settings);
@@ -159,7 +177,7 @@ impl World {
         let clock = Clock::manual();
         let of_the_erp = clock.clone();
         erp.keep_time(move || of_the_erp.wall());
-        let app = App::load(&config, |_| None, clock.clone()).unwrap();
+        let app = App::load_with(&config, |_| None, clock.clone(), telemetry).unwrap();
         let audit_log = app.audit.clone();
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,400 @@
+//! The environment variables of OpenTelemetry, as its specification names them
+//! (OTLP Exporter Configuration; Environment Variable Specification). A value that can't be used is
+//! told and ignored, which that specification asks for: traces are no reason not to serve.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::{Resource, trace::Sampler};
+use percent_encoding::percent_decode_str;
+use url::Url;
+use uuid::Uuid;
+
+/// Where traces go and which. The default is nowhere.
+#[derive(Debug, Default)]
+pub struct Settings {
+    pub(super) collector: Option<Collector>,
+    /// What can't be used, in words for the operator; no value is in them.
+    pub(super) mistakes: Vec<String>,
+}
+
+/// What is needed to send traces to a collector.
+#[derive(Debug)]
+pub(super) struct Collector {
+    pub(super) endpoint: Url,
+    /// Marked sensitive: they may hold a key.
+    pub(super) headers: HeaderMap,
+    pub(super) timeout: Duration,
+    pub(super) sampler: Sampler,
+    pub(super) resource: Resource,
+    pub(super) batches: Batches,
+}
+
+/// How spans are put together (`OTEL_BSP_*`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batches {
+    /// How long the first span of a batch waits for others.
+    pub(super) delay: Duration,
+    /// The most spans that wait; beyond it they are dropped.
+    pub(super) queue: usize,
+    /// The most spans in one request.
+    pub(super) size: usize,
+}
+
+/// The specification's defaults.
+const TIMEOUT: u64 = 10_000;
+const DELAY: u64 = 5_000;
+const QUEUE: u64 = 2_048;
+const BATCH: u64 = 512;
+/// A queue beyond this is a mistake: about a gigabyte.
+const MOST_QUEUED: u64 = 1 << 20;
+/// Nobody waits longer for a collector.
+const LONGEST: u64 = 600_000;
+
+impl Settings {
+    /// As the environment has them: `env` gives a variable's value.
+    pub fn of(env: impl Fn(&str) -> Option<String>) -> Self {
+        let mut read = Reading {
+            env: |name: &str| env(name).filter(|value| !value.trim().is_empty()),
+            mistakes: Vec::new(),
+        };
+        let collector = read.collector();
+        Self {
+            collector,
+            mistakes: read.mistakes,
+        }
+    }
+
+    /// What can't be used of the environment, and what to do; no value is in it.
+    #[must_use]
+    pub fn mistakes(&self) -> &[String] {
+        &self.mistakes
+    }
+}
+
+struct Reading<E> {
+    env: E,
+    mistakes: Vec<String>,
+}
+
+impl<E: Fn(&str) -> Option<String>> Reading<E> {
+    fn collector(&mut self) -> Option<Collector> {
+        let is_off = (self.env)("OTEL_SDK_DISABLED")
+            .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+        if is_off {
+            return None;
+        }
+        match (self.env)("OTEL_TRACES_EXPORTER").as_deref().map(str::trim) {
+            None | Some("otlp") => {}
+            Some("none") => return None,
+            Some(_) => {
+                self.wrong(
+                    "OTEL_TRACES_EXPORTER",
+                    "only `otlp` and `none` are known, and `otlp` is taken",
+                );
+            }
+        }
+        let endpoint = self.endpoint()?;
+        // The specification's default too.
+        if let Some((name, protocol)) = self.signal("PROTOCOL")
+            && protocol.trim() != "http/protobuf"
+        {
+            self.wrong(&name, "only `http/protobuf` is spoken, and is taken; give the collector's port for it, which is usually 4318");
+        }
+        Some(Collector {
+            endpoint,
+            headers: self.headers(),
+            timeout: self.timeout(),
+            sampler: self.sampler(),
+            resource: self.resource(),
+            batches: self.batches(),
+        })
+    }
+
+    /// `OTEL_EXPORTER_OTLP_TRACES_*`, or what counts for all signals.
+    fn signal(&self, what: &str) -> Option<(String, String)> {
+        [
+            format!("OTEL_EXPORTER_OTLP_TRACES_{what}"),
+            format!("OTEL_EXPORTER_OTLP_{what}"),
+        ]
+        .into_iter()
+        .find_map(|name| (self.env)(&name).map(|value| (name, value)))
+    }
+
+    fn wrong(&mut self, name: &str, what: &str) {
+        self.mistakes.push(format!("{name}: {what}"));
+    }
+
+    fn endpoint(&mut self) -> Option<Url> {
+        let (name, value) = self.signal("ENDPOINT")?;
+        let url = Url::parse(value.trim()).ok();
+        let Some(mut url) =
+            url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        else {
+            self.wrong(
+                &name,
+                "expected an address such as http://collector:4318; no traces are sent",
+            );
+            return None;
+        };
+        if name == "OTEL_EXPORTER_OTLP_ENDPOINT" {
+            let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
+            url.set_path(&path);
+        }
+        Some(url)
+    }
+
+    fn headers(&mut self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        // Those of the signal win, name by name.
+        for name in [
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        ] {
+            let Some(list) = (self.env)(name) else {
+                continue;
+            };
+            for (key, value) in self.pairs(name, &list) {
+                let parsed = HeaderName::try_from(key)
+                    .ok()
+                    .zip(HeaderValue::try_from(value).ok());
+                let Some((key, mut value)) = parsed else {
+                    self.wrong(name, "one of its headers isn't one, and isn't sent");
+                    continue;
+                };
+                value.set_sensitive(true);
+                headers.insert(key, value);
+            }
+        }
+        headers
+    }
+
+    /// `key=value,key=value`, percent-encoded.
+    fn pairs(&mut self, name: &str, list: &str) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        for pair in list.split(',').filter(|pair| !pair.trim().is_empty()) {
+            let decoded = pair.split_once('=').and_then(|(key, value)| {
+                let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+                Some((key.trim().to_owned(), value.into_owned()))
+            });
+            match decoded {
+                Some(pair) => pairs.push(pair),
+                None => self.wrong(name, "expected key=value,key=value, percent-encoded; a part that isn't so is ignored"),
+            }
+        }
+        pairs
+    }
+
+    fn number(&mut self, name: &str, default: u64, within: std::ops::RangeInclusive<u64>) -> u64 {
+        let Some(value) = (self.env)(name) else {
+            return default;
+        };
+        match value.trim().parse() {
+            Ok(number) if within.contains(&number) => number,
+            _ => {
+                let (least, most) = within.into_inner();
+                self.wrong(
+                    name,
+                    &format!("expected a whole number from {least} to {most}; {default} is taken"),
+                );
+                default
+            }
+        }
+    }
+
+    fn timeout(&mut self) -> Duration {
+        let name = self.signal("TIMEOUT").map(|(name, _)| name);
+        let millis = name.map_or(TIMEOUT, |name| self.number(&name, TIMEOUT, 1..=LONGEST));
+        Duration::from_millis(millis)
+    }
+
+    fn batches(&mut self) -> Batches {
+        let delay = self.number("OTEL_BSP_SCHEDULE_DELAY", DELAY, 0..=LONGEST);
+        let queue = self.number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE, 1..=MOST_QUEUED);
+        let size = self.number(
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            BATCH.min(queue),
+            1..=queue,
+        );
+        let fit = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Batches {
+            delay: Duration::from_millis(delay),
+            queue: fit(queue),
+            size: fit(size),
+        }
+    }
+
+    fn sampler(&mut self) -> Sampler {
+        let parent_based = |root| Sampler::ParentBased(Box::new(root));
+        let name = (self.env)("OTEL_TRACES_SAMPLER");
+        match name.as_deref().map(str::trim) {
+            None | Some("parentbased_always_on") => parent_based(Sampler::AlwaysOn),
+            Some("parentbased_always_off") => parent_based(Sampler::AlwaysOff),
+            Some("parentbased_traceidratio") => parent_based(self.ratio()),
+            Some("always_on") => Sampler::AlwaysOn,
+            Some("always_off") => Sampler::AlwaysOff,
+            Some("traceidratio") => self.ratio(),
+            Some(_) => {
+                self.wrong("OTEL_TRACES_SAMPLER", "expected always_on, always_off, traceidratio, or one of them after `parentbased_`; parentbased_always_on is taken");
+                parent_based(Sampler::AlwaysOn)
+            }
+        }
+    }
+
+    fn ratio(&mut self) -> Sampler {
+        let value = (self.env)("OTEL_TRACES_SAMPLER_ARG");
+        let ratio = value.map(|value| value.trim().parse::<f64>());
+        match ratio {
+            None => Sampler::TraceIdRatioBased(1.0),
+            Some(Ok(ratio)) if (0.0..=1.0).contains(&ratio) => Sampler::TraceIdRatioBased(ratio),
+            Some(_) => {
+                self.wrong(
+                    "OTEL_TRACES_SAMPLER_ARG",
+                    "expected a number from 0 to 1; 1 is taken",
+                );
+                Sampler::TraceIdRatioBased(1.0)
+            }
+        }
+    }
+
+    fn resource(&mut self) -> Resource {
+        let mut attributes = vec![
+            ("service.name".to_owned(), env!("CARGO_PKG_NAME").to_owned()),
+            (
+                "service.version".to_owned(),
+                env!("CARGO_PKG_VERSION").to_owned(),
+            ),
+            ("service.instance.id".to_owned(), Uuid::now_v7().to_string()),
+            ("telemetry.sdk.name".to_owned(), "opentelemetry".to_owned()),
+            ("telemetry.sdk.language".to_owned(), "rust".to_owned()),
+        ];
+        if let Some(list) = (self.env)("OTEL_RESOURCE_ATTRIBUTES") {
+            attributes.extend(self.pairs("OTEL_RESOURCE_ATTRIBUTES", &list));
+        }
+        if let Some(name) = (self.env)("OTEL_SERVICE_NAME") {
+            attributes.push(("service.name".to_owned(), name.trim().to_owned()));
+        }
+        // Of two with one name the later counts.
+        let attributes = attributes
+            .into_iter()
+            .map(|(key, value)| KeyValue::new(key, value));
+        Resource::builder_empty()
+            .with_attributes(attributes)
+            .build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> Settings {
+        let variables: HashMap<_, _> = variables.iter().copied().collect();
+        Settings::of(|name| variables.get(name).map(|value| (*value).to_owned()))
+    }
+
+    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+
+    #[test]
+    fn nothing_is_sent_unless_there_is_an_endpoint() {
+        for variables in [
+            &[][..],
+            &[("OTEL_SERVICE_NAME", "x")],
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")],
+            &[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")],
+            &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")],
+        ] {
+            let settings = of(variables);
+            assert!(settings.collector.is_none(), "{variables:?}");
+            assert_eq!(settings.mistakes, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_common_endpoint_gets_the_signals_path_and_its_own_is_as_it_is() {
+        let endpoint = |variables: &[_]| of(variables).collector.unwrap().endpoint.to_string();
+        assert_eq!(endpoint(&[ENDPOINT]), "http://127.0.0.1:4318/v1/traces");
+        let below = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c.example.com/otlp/");
+        assert_eq!(endpoint(&[below]), "https://c.example.com/otlp/v1/traces");
+        let own = (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://127.0.0.1:4318",
+        );
+        assert_eq!(endpoint(&[ENDPOINT, own]), "http://127.0.0.1:4318/");
+    }
+
+    #[test]
+    fn the_rest_is_as_the_specification_says() {
+        let collector = of(&[
+            ENDPOINT,
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=a%20b%3D, other=1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "other=2"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+            (
+                "OTEL_RESOURCE_ATTRIBUTES",
+                "service.name=no,deployment.environment.name=prueba%2C1",
+            ),
+            ("OTEL_SERVICE_NAME", "portero"),
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+        ]);
+        assert_eq!(collector.mistakes, Vec::<String>::new());
+        let collector = collector.collector.unwrap();
+        assert_eq!(collector.headers["x-key"], "a b=");
+        assert_eq!(collector.headers["other"], "2");
+        assert!(
+            !format!("{:?}", collector.headers).contains("a b"),
+            "it isn't shown"
+        );
+        assert_eq!(collector.timeout, Duration::from_millis(2500));
+        let resource = |key: &'static str| {
+            let value = collector.resource.get(&opentelemetry::Key::new(key));
+            value.map(|value| value.to_string())
+        };
+        assert_eq!(resource("service.name").as_deref(), Some("portero"));
+        assert_eq!(
+            resource("deployment.environment.name").as_deref(),
+            Some("prueba,1")
+        );
+        assert_eq!(
+            resource("service.version").as_deref(),
+            Some(env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(collector.batches.queue, 100);
+        assert_eq!(collector.batches.size, 100);
+        let sampler = format!("{:?}", collector.sampler);
+        assert_eq!(sampler, "ParentBased(TraceIdRatioBased(0.25))");
+    }
+
+    #[test]
+    fn what_cant_be_used_is_told_by_name_and_never_shown() {
+        let settings = of(&[
+            ENDPOINT,
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "secreto"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a b=secreto,secreto"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "secreto"),
+            ("OTEL_TRACES_EXPORTER", "secreto"),
+            ("OTEL_TRACES_SAMPLER", "secreto"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4000"),
+        ]);
+        assert_eq!(settings.mistakes().len(), 8, "{:#?}", settings.mistakes());
+        assert!(!settings.mistakes().iter().any(|it| it.contains("secreto")));
+        assert!(settings.collector.is_some());
+        for endpoint in ["secreto", "ftp://secreto", "unix:/secreto"] {
+            let settings = of(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+            assert!(settings.collector.is_none());
+            let [mistake] = settings.mistakes() else {
+                panic!("{endpoint}: {:?}", settings.mistakes());
+            };
+            assert!(
+                mistake.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ")
+                    && !mistake.contains("secreto")
+            );
+        }
+    }
+}

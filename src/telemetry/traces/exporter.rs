@@ -1,0 +1,349 @@
+//! The way of spans to the collector: a bounded queue, and one task that sends what is in it
+//! (OTLP/HTTP). Whoever ends a span never waits; what there is no room for is dropped and counted.
+//!
+//! The SDK's own processor blocks a thread, for which reqwest needs a second client, and tells nobody what it drops.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
+use opentelemetry::Context;
+use opentelemetry_proto::{
+    tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    transform::{
+        common::tonic::ResourceAttributesWithSchema,
+        trace::tonic::group_spans_by_resource_and_scope,
+    },
+};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{Span, SpanData, SpanProcessor},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry as MetricRegistry,
+};
+use prost::Message as _;
+use reqwest::redirect;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+
+use super::environment::Collector;
+
+/// So often is a batch sent at most, where the collector says that it may be sent again.
+const ATTEMPTS: u32 = 4;
+/// Before the second attempt, and twice as long before each further one.
+const BACKOFF: Duration = Duration::from_secs(1);
+/// A collector that asks for a longer pause isn't waited for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often an operator is told of lost spans at most.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// What is read of an answer.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The client for the collector can't start.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client for traces can't start: {0}")]
+pub struct StartError(#[from] reqwest::Error);
+
+/// Spans by what became of them.
+#[derive(Clone)]
+pub(super) struct Counts {
+    exported: Counter,
+    /// For which there was no room.
+    dropped: Counter,
+    /// Which the collector didn't take.
+    failed: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+impl Counts {
+    pub(super) fn new(metrics: &mut MetricRegistry) -> Self {
+        let results = Family::<ResultLabel, Counter>::default();
+        metrics.register(
+            "llavero_trace_spans",
+            "Spans of traces by what became of them",
+            results.clone(),
+        );
+        let count = |result| results.get_or_create_owned(&ResultLabel { result });
+        Self {
+            exported: count("exported"),
+            dropped: count("dropped"),
+            failed: count("failed"),
+        }
+    }
+}
+
+/// Where spans go when they end.
+pub(super) struct Queue {
+    sender: mpsc::Sender<SpanData>,
+    dropped: Counter,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Queue")
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if self.sender.try_send(span).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Sends spans to the collector.
+pub struct Exporter {
+    spans: mpsc::Receiver<SpanData>,
+    http: reqwest::Client,
+    collector: Collector,
+    resource: ResourceAttributesWithSchema,
+    counts: Counts,
+    clock: Clock,
+    told: Told,
+}
+
+/// What the operator knows of what was lost.
+#[derive(Default)]
+struct Told {
+    last: Option<Instant>,
+    /// How many were lost by then.
+    lost: u64,
+    is_failing: bool,
+}
+
+/// Why a batch wasn't taken.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("no connection")]
+    Connect,
+    #[error("no whole answer in time")]
+    Timeout,
+    #[error("the connection broke")]
+    Broken,
+    #[error("it answered {0}")]
+    Status(StatusCode, Option<Duration>),
+    #[error("it took only a part")]
+    Part(u64),
+}
+
+/// The two ends of the way.
+pub(super) fn queue(
+    collector: Collector,
+    counts: Counts,
+    clock: Clock,
+) -> Result<(Queue, Exporter), StartError> {
+    let http = reqwest::Client::builder()
+        .user_agent(concat!("llavero/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .build()?;
+    let (sender, spans) = mpsc::channel(collector.batches.queue);
+    let queue = Queue {
+        sender,
+        dropped: counts.dropped.clone(),
+    };
+    let exporter = Exporter {
+        spans,
+        http,
+        resource: ResourceAttributesWithSchema::from(&collector.resource),
+        collector,
+        counts,
+        clock,
+        told: Told::default(),
+    };
+    Ok((queue, exporter))
+}
+
+impl Exporter {
+    /// Sends until `stop`, and then what has ended by then, without trying anything again.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while let Some(batch) = self.next(&stop).await {
+            let count = batch.len() as u64;
+            let outcome = self.export(batch, &stop).await;
+            let lost = match outcome {
+                Ok(()) => 0,
+                Err(Refused::Part(rejected)) => rejected.min(count),
+                Err(_) => count,
+            };
+            self.counts.exported.inc_by(count - lost);
+            self.counts.failed.inc_by(lost);
+            self.tell(outcome.err());
+        }
+    }
+
+    /// The next batch; none once all is sent and `stop` has been said.
+    async fn next(&mut self, stop: &CancellationToken) -> Option<Vec<SpanData>> {
+        let most = self.collector.batches.size;
+        let mut batch = Vec::new();
+        let first = tokio::select! {
+            biased;
+            first = self.spans.recv() => first?,
+            () = stop.cancelled() => return None,
+        };
+        batch.push(first);
+        let full = self.clock.instant() + self.collector.batches.delay;
+        while batch.len() < most {
+            let left = most - batch.len();
+            let more = self
+                .clock
+                .before(full, self.spans.recv_many(&mut batch, left));
+            let more = tokio::select! {
+                biased;
+                more = more => more,
+                () = stop.cancelled() => None,
+            };
+            // It is time, or nothing more can come.
+            if more.is_none_or(|more| more == 0) {
+                break;
+            }
+        }
+        Some(batch)
+    }
+
+    async fn export(&self, batch: Vec<SpanData>, stop: &CancellationToken) -> Result<(), Refused> {
+        let request = ExportTraceServiceRequest {
+            resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
+        };
+        let body = Bytes::from(request.encode_to_vec());
+        let mut attempt = 1;
+        loop {
+            let refused = match self.send(body.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            };
+            let pause = refused.pause(attempt);
+            let Some(pause) = pause.filter(|_| attempt < ATTEMPTS && !stop.is_cancelled()) else {
+                return Err(refused);
+            };
+            tokio::select! {
+                () = self.clock.sleep_until(self.clock.instant() + pause) => {}
+                () = stop.cancelled() => {}
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn send(&self, body: Bytes) -> Result<(), Refused> {
+        let until = self.clock.instant() + self.collector.timeout;
+        let request = self
+            .http
+            .post(self.collector.endpoint.clone())
+            .headers(self.collector.headers.clone())
+            .header(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/x-protobuf"),
+            )
+            .body(body);
+        let answer = self.clock.before(until, exchange(request)).await;
+        answer.unwrap_or(Err(Refused::Timeout))
+    }
+
+    /// Tells the operator of what is lost, now and then.
+    fn tell(&mut self, refused: Option<Refused>) {
+        let now = self.clock.instant();
+        let lost = self.counts.dropped.get() + self.counts.failed.get();
+        let is_due = self
+            .told
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) >= TOLD_EVERY);
+        let was_failing = std::mem::replace(&mut self.told.is_failing, refused.is_some());
+        if lost > self.told.lost && is_due {
+            let spans = lost - self.told.lost;
+            match &refused {
+                Some(cause) => {
+                    tracing::warn!(%cause, spans, "the collector doesn't take traces: spans are lost; look at it and at OTEL_EXPORTER_OTLP_ENDPOINT")
+                }
+                None => tracing::warn!(
+                    spans,
+                    "more spans ended than the collector took: some are lost; sample fewer, or raise OTEL_BSP_MAX_QUEUE_SIZE"
+                ),
+            }
+            self.told.last = Some(now);
+            self.told.lost = lost;
+        } else if was_failing && refused.is_none() {
+            tracing::info!("the collector takes traces again");
+        }
+    }
+}
+
+impl Refused {
+    /// How long to wait before it is sent again, where it may be (OTLP/HTTP, Failures).
+    fn pause(&self, attempt: u32) -> Option<Duration> {
+        let backoff = BACKOFF * (1 << (attempt - 1).min(4));
+        match self {
+            Self::Connect | Self::Timeout | Self::Broken => Some(backoff),
+            Self::Status(status, asked) => {
+                let again = matches!(status.as_u16(), 429 | 502 | 503 | 504);
+                let pause = asked.unwrap_or(backoff);
+                (again && pause <= LONGEST_PAUSE).then_some(pause)
+            }
+            Self::Part(_) => None,
+        }
+    }
+}
+
+async fn exchange(request: reqwest::RequestBuilder) -> Result<(), Refused> {
+    let mut response = request.send().await.map_err(|error| {
+        if error.is_connect() {
+            Refused::Connect
+        } else {
+            Refused::Broken
+        }
+    })?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(Refused::Status(status, retry_after(response.headers())));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|_| Refused::Broken)? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Ok(());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    // An answer that can't be read says nothing against the 200.
+    let answer = ExportTraceServiceResponse::decode(&body[..]).unwrap_or_default();
+    let rejected = answer.partial_success.map_or(0, |part| part.rejected_spans);
+    match u64::try_from(rejected) {
+        Ok(rejected) if rejected > 0 => Err(Refused::Part(rejected)),
+        _ => Ok(()),
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
