@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     config::{Config, mistake::Mistake},
     identity::Identity,
-    telemetry::traces::Context,
+    telemetry::traces,
     tenants::{Clave, Credential, KeySlot, Loader, Presented, Tenants},
     upstream::{Failure, Jitter, Lane, Party, Request, Target, Upstream},
     watchlist::Watchlist,
@@ -75,6 +75,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     for error in tenants.errors() {
         mistakes.extend(error.mistakes.0.iter().cloned());
     }
+    let traces = traces::Settings::of(env);
+    mistakes.extend(traces.mistakes().iter().map(|unusable| Mistake {
+        variable: Some(unusable.variable.clone()),
+        ..Mistake::of_file(&arguments.config, unusable.what.clone())
+    }));
     if !mistakes.is_empty() {
         return report(mistakes);
     }
@@ -187,7 +192,7 @@ async fn try_credential(
                     target: &Target::cheapest(),
                     party: &Party::alone(Lane::Trial),
                     abandoned: &CancellationToken::new(),
-                    trace: &Context::default(),
+                    trace: &traces::Context::default(),
                 };
                 trials.push(("", upstream.get(request).await.map(Some)));
             }

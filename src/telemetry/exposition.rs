@@ -174,7 +174,7 @@ mod tests {
         metrics.register("level", "A level", gauge);
         metrics.register("build", "The build", Info::new([("version", "1")]));
         metrics.register("lasting", "How long", lasting);
-        let open = render(&metrics, Format::OpenMetrics).unwrap();
+        let open = render(&metrics, Format::OpenMetrics).expect("good");
         assert!(open.contains("# {trace_id=\"abc\"} 0.5"), "{open}");
         assert!(open.ends_with("# EOF\n"));
         let expected = "\
@@ -183,6 +183,6 @@ mod tests {
             # HELP build_info The build.\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n\
             # HELP lasting How long.\n# TYPE lasting histogram\nlasting_sum 0.5\nlasting_count 1\n\
             lasting_bucket{le=\"1.0\"} 1\nlasting_bucket{le=\"+Inf\"} 1\n";
-        assert_eq!(render(&metrics, Format::Text).unwrap(), expected);
+        assert_eq!(render(&metrics, Format::Text).expect("good"), expected);
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    Encoding, Failure, Payload, Target,
+    Encoding, Failure, Payload, Request, Target,
     body::{ImageBody, Progress},
 };
 
@@ -117,13 +117,10 @@ impl Client {
     /// One request, whose whole answer must be here before `deadline`. A `GET` where there is no payload.
     pub(super) async fn attempt(
         &self,
-        clave: &Clave,
-        tenant: &TenantId,
+        asked: Request<'_>,
         shown: Shown<'_>,
-        target: &Target,
         payload: Option<&Payload>,
         deadline: Instant,
-        trace: &Context,
     ) -> Result<Answer, Failure> {
         let (method, label) = match payload {
             None => (Method::GET, "GET"),
@@ -132,13 +129,14 @@ impl Client {
         };
         let request = self
             .http
-            .request(method, self.url(clave, target)?)
+            .request(method, self.url(asked.clave, asked.target)?)
             .headers(headers(Some(shown))?);
-        let mut sending = trace.request("upstream");
+        let mut sending = asked.trace.request("upstream");
         let (request, progress) = match payload {
             None => (request, None),
             Some(payload) => self.with_payload(request, payload, &sending.context()),
         };
+        let tenant = asked.credential.id().tenant();
         let outcome = self.timed(request, tenant, label, deadline).await;
         describe(&mut sending, label, &outcome);
         drop(sending);

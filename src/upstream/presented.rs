@@ -151,13 +151,7 @@ impl Parts {
         sending: &Sending<'_>,
         presenting: &Presenting,
     ) -> Result<Answer, Failure> {
-        let Request {
-            clave,
-            credential,
-            target,
-            trace,
-            ..
-        } = sending.request;
+        let credential = sending.request.credential;
         let shown = match (presenting, credential.presented()) {
             (Presenting::Key { slot, .. }, Presented::ApiKey(keys)) => {
                 Shown::ApiKey(keys.key(*slot).ok_or(Failure::Address)?)
@@ -168,18 +162,9 @@ impl Parts {
             },
             (Presenting::Key { .. }, Presented::Login(_)) => return Err(Failure::Address),
         };
-        let tenant = credential.id().tenant();
         let outcome = self
             .client
-            .attempt(
-                clave,
-                tenant,
-                shown,
-                target,
-                sending.payload,
-                sending.until,
-                trace,
-            )
+            .attempt(sending.request, shown, sending.payload, sending.until)
             .await;
         if let (Presenting::Session(session), Identity::Session { slot, .. }, true) = (
             presenting,

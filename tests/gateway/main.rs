@@ -17,6 +17,7 @@ mod connections;
 mod credentials;
 mod detail;
 mod early_answers;
+mod exposition;
 mod forms;
 mod fuzzing;
 mod idempotency;

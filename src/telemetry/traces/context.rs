@@ -98,17 +98,17 @@ mod tests {
     fn of(parents: &[&str], states: &[&str]) -> Option<SpanContext> {
         let mut headers = HeaderMap::new();
         for parent in parents {
-            headers.append(TRACEPARENT, HeaderValue::from_str(parent).unwrap());
+            headers.append(TRACEPARENT, HeaderValue::from_str(parent).expect("good"));
         }
         for state in states {
-            headers.append(TRACESTATE, HeaderValue::from_str(state).unwrap());
+            headers.append(TRACESTATE, HeaderValue::from_str(state).expect("good"));
         }
         extract(&headers)
     }
 
     #[test]
     fn a_good_one_is_continued() {
-        let context = of(&[GOOD], &["congo=t61rcWkgMzE", "rojo=00f067aa0ba902b7"]).unwrap();
+        let context = of(&[GOOD], &["congo=t61rcWkgMzE", "rojo=00f067aa0ba902b7"]).expect("good");
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(context.trace_id().to_string(), trace);
         assert_eq!(context.span_id().to_string(), "00f067aa0ba902b7");
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn flags_but_the_first_are_nothing_to_us() {
-        let flagged = |flags: &str| of(&[&format!("{}{flags}", &GOOD[..53])], &[]).unwrap();
+        let flagged = |flags: &str| of(&[&format!("{}{flags}", &GOOD[..53])], &[]).expect("good");
         for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("ff", true)] {
             let context = flagged(flags);
             assert_eq!(context.is_sampled(), sampled, "{flags}");
@@ -162,7 +162,7 @@ mod tests {
     fn a_wrong_state_is_ignored_alone() {
         let long = format!("a={}", "x".repeat(MAX_STATE_BYTES));
         for state in ["=", "a", long.as_str()] {
-            let context = of(&[GOOD], &[state]).unwrap();
+            let context = of(&[GOOD], &[state]).expect("good");
             assert_eq!(context.trace_state().header(), "", "{state}");
         }
     }

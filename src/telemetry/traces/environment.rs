@@ -15,8 +15,17 @@ use uuid::Uuid;
 #[derive(Debug, Default)]
 pub struct Settings {
     pub(super) collector: Option<Collector>,
-    /// What can't be used, in words for the operator; no value is in them.
-    pub(super) mistakes: Vec<String>,
+    pub(super) mistakes: Vec<Unusable>,
+}
+
+/// A variable whose value can't be used. The value isn't told: it may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {what}")]
+pub struct Unusable {
+    /// Its name.
+    pub variable: String,
+    /// What is wrong, and what is done instead.
+    pub what: String,
 }
 
 /// What is needed to send traces to a collector.
@@ -66,16 +75,16 @@ impl Settings {
         }
     }
 
-    /// What can't be used of the environment, and what to do; no value is in it.
+    /// What can't be used of the environment.
     #[must_use]
-    pub fn mistakes(&self) -> &[String] {
+    pub fn mistakes(&self) -> &[Unusable] {
         &self.mistakes
     }
 }
 
 struct Reading<E> {
     env: E,
-    mistakes: Vec<String>,
+    mistakes: Vec<Unusable>,
 }
 
 impl<E: Fn(&str) -> Option<String>> Reading<E> {
@@ -123,7 +132,10 @@ impl<E: Fn(&str) -> Option<String>> Reading<E> {
     }
 
     fn wrong(&mut self, name: &str, what: &str) {
-        self.mistakes.push(format!("{name}: {what}"));
+        self.mistakes.push(Unusable {
+            variable: name.to_owned(),
+            what: what.to_owned(),
+        });
     }
 
     fn endpoint(&mut self) -> Option<Url> {
@@ -309,13 +321,14 @@ mod tests {
         ] {
             let settings = of(variables);
             assert!(settings.collector.is_none(), "{variables:?}");
-            assert_eq!(settings.mistakes, Vec::<String>::new());
+            assert_eq!(settings.mistakes, []);
         }
     }
 
     #[test]
     fn a_common_endpoint_gets_the_signals_path_and_its_own_is_as_it_is() {
-        let endpoint = |variables: &[_]| of(variables).collector.unwrap().endpoint.to_string();
+        let endpoint =
+            |variables: &[_]| of(variables).collector.expect("good").endpoint.to_string();
         assert_eq!(endpoint(&[ENDPOINT]), "http://127.0.0.1:4318/v1/traces");
         let below = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c.example.com/otlp/");
         assert_eq!(endpoint(&[below]), "https://c.example.com/otlp/v1/traces");
@@ -342,8 +355,8 @@ mod tests {
             ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
         ]);
-        assert_eq!(collector.mistakes, Vec::<String>::new());
-        let collector = collector.collector.unwrap();
+        assert_eq!(collector.mistakes, []);
+        let collector = collector.collector.expect("good");
         assert_eq!(collector.headers["x-key"], "a b=");
         assert_eq!(collector.headers["other"], "2");
         assert!(
@@ -383,7 +396,7 @@ mod tests {
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4000"),
         ]);
         assert_eq!(settings.mistakes().len(), 8, "{:#?}", settings.mistakes());
-        assert!(!settings.mistakes().iter().any(|it| it.contains("secreto")));
+        assert!(!format!("{:?}", settings.mistakes()).contains("secreto"));
         assert!(settings.collector.is_some());
         for endpoint in ["secreto", "ftp://secreto", "unix:/secreto"] {
             let settings = of(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
@@ -391,10 +404,8 @@ mod tests {
             let [mistake] = settings.mistakes() else {
                 panic!("{endpoint}: {:?}", settings.mistakes());
             };
-            assert!(
-                mistake.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ")
-                    && !mistake.contains("secreto")
-            );
+            assert_eq!(mistake.variable, "OTEL_EXPORTER_OTLP_ENDPOINT");
+            assert!(!mistake.what.contains("secreto"));
         }
     }
 }

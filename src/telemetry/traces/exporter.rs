@@ -267,28 +267,46 @@ impl Exporter {
 
     /// Tells the operator of what is lost, now and then.
     fn tell(&mut self, refused: Option<Refused>) {
-        let now = self.clock.instant();
         let lost = self.counts.dropped.get() + self.counts.failed.get();
+        let now = self.clock.instant();
+        match (self.told.next(now, lost, refused.is_some()), refused) {
+            (Some(News::Lost(spans)), Some(cause)) => tracing::warn!(
+                %cause,
+                spans,
+                "the collector doesn't take traces: spans are lost; look at it and at OTEL_EXPORTER_OTLP_ENDPOINT"
+            ),
+            (Some(News::Lost(spans)), None) => tracing::warn!(
+                spans,
+                "spans ended faster than the collector took them: some are lost; sample fewer, or raise OTEL_BSP_MAX_QUEUE_SIZE"
+            ),
+            (Some(News::TakesAgain), _) => tracing::info!("the collector takes traces again"),
+            (None, _) => {}
+        }
+    }
+}
+
+/// What is worth a line.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    /// So many spans since the last line.
+    Lost(u64),
+    TakesAgain,
+}
+
+impl Told {
+    /// What to tell after a batch, where so many spans are lost by now.
+    fn next(&mut self, now: Instant, lost: u64, is_failing: bool) -> Option<News> {
         let is_due = self
-            .told
             .last
             .is_none_or(|last| now.saturating_duration_since(last) >= TOLD_EVERY);
-        let was_failing = std::mem::replace(&mut self.told.is_failing, refused.is_some());
-        if lost > self.told.lost && is_due {
-            let spans = lost - self.told.lost;
-            match &refused {
-                Some(cause) => {
-                    tracing::warn!(%cause, spans, "the collector doesn't take traces: spans are lost; look at it and at OTEL_EXPORTER_OTLP_ENDPOINT")
-                }
-                None => tracing::warn!(
-                    spans,
-                    "more spans ended than the collector took: some are lost; sample fewer, or raise OTEL_BSP_MAX_QUEUE_SIZE"
-                ),
-            }
-            self.told.last = Some(now);
-            self.told.lost = lost;
-        } else if was_failing && refused.is_none() {
-            tracing::info!("the collector takes traces again");
+        let was_failing = std::mem::replace(&mut self.is_failing, is_failing);
+        if lost > self.lost && is_due {
+            let spans = lost - self.lost;
+            self.last = Some(now);
+            self.lost = lost;
+            Some(News::Lost(spans))
+        } else {
+            (was_failing && !is_failing).then_some(News::TakesAgain)
         }
     }
 }
@@ -346,4 +364,44 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .parse()
         .ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_is_told_of_losses_once_a_minute_at_most() {
+        let start = Clock::manual().instant();
+        let mut told = Told::default();
+        let mut after = |seconds, lost, is_failing| {
+            told.next(start + Duration::from_secs(seconds), lost, is_failing)
+        };
+        assert_eq!(after(0, 0, false), None);
+        assert_eq!(after(1, 5, true), Some(News::Lost(5)));
+        for second in 2..61 {
+            assert_eq!(after(second, 5 + second, true), None);
+        }
+        assert_eq!(after(61, 70, true), Some(News::Lost(65)));
+        assert_eq!(after(62, 70, false), Some(News::TakesAgain));
+        assert_eq!(after(63, 70, false), None);
+    }
+
+    #[test]
+    fn only_what_the_protocol_says_is_sent_again() {
+        let answered = |status, after: Option<u64>| {
+            let status = StatusCode::from_u16(status).expect("good");
+            Refused::Status(status, after.map(Duration::from_secs)).pause(1)
+        };
+        for status in [429, 502, 503, 504] {
+            assert_eq!(answered(status, None), Some(BACKOFF));
+            assert_eq!(answered(status, Some(7)), Some(Duration::from_secs(7)));
+            assert_eq!(answered(status, Some(31)), None, "nobody waits so long");
+        }
+        for status in [301, 400, 401, 404, 500, 501] {
+            assert_eq!(answered(status, None), None);
+        }
+        assert_eq!(Refused::Connect.pause(3), Some(4 * BACKOFF));
+        assert_eq!(Refused::Part(1).pause(1), None);
+    }
 }

@@ -11,7 +11,7 @@ mod environment;
 mod exporter;
 mod span;
 
-pub use environment::Settings;
+pub use environment::{Settings, Unusable};
 pub use exporter::{Exporter, StartError};
 pub use span::{Context, Span, Tracer};
 

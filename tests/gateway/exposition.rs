@@ -1,0 +1,160 @@
+//! What `/metrics` has, whatever happens: the names that operators and their dashboards rely on.
+
+use std::time::Duration;
+
+use llavero_simulator::{Faults, StatusFault};
+use serde_json::json;
+
+use crate::harness::{DEFAULT_CREDENTIAL, World, collector::Collector};
+
+/// A sample's value.
+#[track_caller]
+fn value(metrics: &str, name: &str) -> f64 {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let Some(value) = line else {
+        panic!("{name} isn't in\n{metrics}")
+    };
+    value.parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_process_is_told_under_the_usual_names() {
+    let world = World::start().await;
+    let metrics = world.metrics().await;
+    let now = world.clock.unix_seconds() as f64;
+    let started = value(&metrics, "process_start_time_seconds");
+    assert!(
+        started <= now + 2.0 && started > now - 86_400.0,
+        "{started}"
+    );
+    assert!(value(&metrics, "process_cpu_seconds_total") > 0.0);
+    let resident = value(&metrics, "process_resident_memory_bytes");
+    assert!(resident > 1e6 && resident < value(&metrics, "process_virtual_memory_bytes"));
+    let open = value(&metrics, "process_open_fds");
+    assert!(open >= 3.0 && open < value(&metrics, "process_max_fds"));
+    assert!(value(&metrics, "process_threads") >= 2.0);
+    let build = format!(
+        "llavero_build_info{{version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!((value(&metrics, &build) - 1.0).abs() < f64::EPSILON);
+    assert!(value(&metrics, "llavero_log_lines_lost_total").abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn problems_are_counted_by_code() {
+    let world = World::start().await;
+    world
+        .get("/v1/ordenes/99999")
+        .await
+        .problem(404, "not-found");
+    world.get("/v1/ordenes?x=1").await;
+    world.get("/v1/ordenes?x=2").await;
+    world.get("/v1/ordenes/11001").await.ok(200);
+    let metrics = world.metrics().await;
+    let count = |code: &str| {
+        value(
+            &metrics,
+            &format!("llavero_problems_total{{code=\"{code}\"}}"),
+        )
+    };
+    assert!((count("not-found") - 1.0).abs() < f64::EPSILON);
+    assert!((count("unknown-parameter") - 2.0).abs() < f64::EPSILON);
+    assert_eq!(metrics.matches("llavero_problems_total{").count(), 2);
+}
+
+#[tokio::test]
+async fn a_credential_that_pauses_is_told() {
+    let world = World::start().await;
+    let pauses = async || value(&world.metrics().await, "llavero_upstream_pauses");
+    let verbose = async || {
+        let request = world.client.get(format!("{}/readyz?verbose", world.admin));
+        world.send(request).await.text()
+    };
+    assert!(pauses().await.abs() < f64::EPSILON);
+    let status = StatusFault {
+        retry_after: Some("20".to_owned()),
+        ..StatusFault::new(429)
+    };
+    world.faults(
+        "carper",
+        Faults {
+            status: Some(status),
+            ..Faults::default()
+        },
+    );
+    world
+        .get("/v1/ordenes/11001")
+        .await
+        .problem(503, "upstream-rate-limited");
+    assert!((pauses().await - 1.0).abs() < f64::EPSILON);
+    let told = "credential default of carper: pauses for 20 s, since the ERP limits the rate\n";
+    assert!(verbose().await.contains(told), "{}", verbose().await);
+    world.clock.advance(Duration::from_secs(21));
+    assert!(pauses().await.abs() < f64::EPSILON);
+    assert!(!verbose().await.contains("pauses"));
+}
+
+/// The names of the contract with operators.
+#[tokio::test]
+async fn every_metric_that_is_promised_exists() {
+    let collector = Collector::start().await;
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())];
+    let world = World::traced(DEFAULT_CREDENTIAL, "", &variables).await;
+    world.get("/v1/ordenes/11001").await.ok(200);
+    world
+        .get_as(&world.token(&json!({"exp": 1})), "/v1/me")
+        .await;
+    let metrics = world.metrics().await;
+    let families: Vec<_> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .collect();
+    for family in [
+        "http_server_request_duration_seconds histogram",
+        "http_client_request_duration_seconds histogram",
+        "llavero_cache_requests_total counter",
+        "llavero_cache_bytes gauge",
+        "llavero_upstream_wait_seconds histogram",
+        "llavero_upstream_breaker_state gauge",
+        "llavero_upload_bytes_total counter",
+        "llavero_tenants gauge",
+        "llavero_tenant_config_errors gauge",
+        "llavero_jwks_refresh_total counter",
+        "llavero_problems_total counter",
+        "llavero_trace_spans_total counter",
+        "llavero_build_info gauge",
+    ] {
+        assert!(
+            families.contains(&family),
+            "{family} isn't among {families:#?}"
+        );
+    }
+    // The buckets that the OpenTelemetry HTTP conventions advise.
+    for name in ["server", "client"] {
+        let bounds: Vec<_> = metrics
+            .lines()
+            .filter(|line| {
+                line.starts_with(&format!("http_{name}_request_duration_seconds_bucket"))
+            })
+            .filter(|line| line.contains("_code=\"200\""))
+            .map(|line| {
+                line.split("le=\"")
+                    .nth(1)
+                    .unwrap()
+                    .split('"')
+                    .next()
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(
+            bounds,
+            [
+                "0.005", "0.01", "0.025", "0.05", "0.075", "0.1", "0.25", "0.5", "0.75", "1.0",
+                "2.5", "5.0", "7.5", "10.0", "+Inf"
+            ]
+        );
+    }
+}
