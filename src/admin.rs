@@ -29,6 +29,7 @@ use crate::{
     problem::{Code, Problem},
     telemetry::exposition::{self, Format},
     tenants::Registry,
+    tls::Tls,
 };
 
 /// Whether new requests should come here. Cheap to clone.
@@ -52,6 +53,7 @@ struct AdminState {
     identity: Identity,
     registry: Registry,
     metrics: Arc<Metrics>,
+    tls: Option<Tls>,
 }
 
 struct Metrics {
@@ -67,6 +69,7 @@ pub fn router(
     identity: Identity,
     registry: Registry,
     exchange: Exchange,
+    tls: Option<Tls>,
     mut metrics: MetricRegistry,
 ) -> Router {
     let cache_bytes = Gauge::default();
@@ -98,6 +101,7 @@ pub fn router(
             identity,
             registry,
             metrics,
+            tls,
         })
         .layer(panics::layer())
         .layer(middleware::from_fn(problems::layer))
@@ -109,6 +113,7 @@ async fn readyz(
     State(identity): State<Identity>,
     State(registry): State<Registry>,
     State(metrics): State<Arc<Metrics>>,
+    State(tls): State<Option<Tls>>,
     request: Request,
 ) -> Response {
     if health.is_draining() {
@@ -144,6 +149,14 @@ async fn readyz(
             "tenant files with mistakes: {}",
             tenants.errors().len()
         );
+        if let Some(tls) = tls {
+            let standing = tls.standing();
+            let ends = httpdate::fmt_http_date(standing.expires);
+            let _ = writeln!(body, "certificate: ends {ends}");
+            if let Some(mistake) = standing.mistake {
+                let _ = writeln!(body, "- {mistake}\n  (the last good one is still shown)");
+            }
+        }
         for (tenant, state) in metrics.exchange.broken_tenants() {
             let _ = writeln!(body, "breaker of {tenant}: {}", state.as_str());
         }

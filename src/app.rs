@@ -27,6 +27,7 @@ use crate::{
     reload::{Ask, Files, Issuers, Reload},
     resources::{once::DedupeWindow, ordenes::DescripcionField},
     router,
+    server::Guard,
     telemetry::{
         audit::{AuditLog, OpenError},
         logs::LostLines,
@@ -34,6 +35,7 @@ use crate::{
         traces::{self, Exporter, StartError},
     },
     tenants::{Environment, Loader, Registry},
+    tls::{Tls, TlsError},
     upstream::{ClientError, Jitter, Upstream},
     watchlist::Watchlist,
 };
@@ -83,6 +85,8 @@ pub struct App {
     pub largest_image: u64,
     /// Sends traces, where they are sent.
     pub traces: Option<Exporter>,
+    /// What stands before the public listener's connections.
+    pub guard: Guard,
 }
 
 /// What is told of a gateway beside its configuration. By default there are no traces.
@@ -112,6 +116,9 @@ pub enum BuildError {
     /// Traces can't be sent.
     #[error(transparent)]
     Traces(#[from] StartError),
+    /// The certificate can't be shown.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl App {
@@ -226,6 +233,11 @@ impl App {
         let audit = AuditLog::open(&config.audit, &mut metrics)?;
         let intake = intake(&config.images, &clock, &mut metrics);
         let access_log = AccessLog::new(clock.clone(), &mut metrics);
+        let tls = config.server.tls.as_ref();
+        let tls = tls
+            .map(|files| Tls::load(files, clock.clone(), &mut metrics))
+            .transpose()?;
+        let guard = Guard::of_public(&config.server, tls.clone(), &mut metrics);
         let reload = loader.map(|loader| {
             let issuers = Issuers::new(
                 identity.clone(),
@@ -236,6 +248,7 @@ impl App {
                 loader,
                 issuers,
                 audit: audit.clone(),
+                tls: tls.clone(),
             };
             Reload::new(
                 files,
@@ -262,6 +275,7 @@ impl App {
             identity.clone(),
             registry.clone(),
             exchange.clone(),
+            tls,
             metrics,
         );
         let state = AppState {
@@ -294,6 +308,7 @@ impl App {
             audit,
             largest_image: config.images.max_bytes,
             traces,
+            guard,
         })
     }
 }

@@ -36,5 +36,6 @@ pub mod router;
 pub mod server;
 pub mod telemetry;
 pub mod tenants;
+pub mod tls;
 pub mod upstream;
 pub mod watchlist;

@@ -1,5 +1,5 @@
-//! What may change while the gateway runs: the tenants' files, the issuers' key files, and the
-//! files of secrets that they name. A change is seen by a watch, at the latest by a look every so often, or when an
+//! What may change while the gateway runs: the tenants' files, the issuers' key files, the
+//! files of secrets that they name, and the certificate with its key. A change is seen by a watch, at the latest by a look every so often, or when an
 //! operator asks (SIGHUP). Requests that are under way keep what they began with.
 
 use std::{
@@ -22,6 +22,7 @@ use crate::{
     identity::Identity,
     telemetry::audit::AuditLog,
     tenants::{Environment, Loader, Registry, TenantFileError, TenantId, Tenants, Watch},
+    tls::Tls,
     watchlist::Watchlist,
 };
 
@@ -48,6 +49,7 @@ pub struct Reload {
     loader: Loader,
     issuers: Issuers,
     audit: AuditLog,
+    tls: Option<Tls>,
     watch: Watch,
     registry: Registry,
     exchange: Exchange,
@@ -66,6 +68,8 @@ pub struct Files {
     pub issuers: Issuers,
     /// Where audit records go.
     pub audit: AuditLog,
+    /// The certificate, where there is one.
+    pub tls: Option<Tls>,
 }
 
 /// The issuers whose keys are in files.
@@ -134,6 +138,7 @@ impl Reload {
             loader: files.loader,
             issuers: files.issuers,
             audit: files.audit,
+            tls: files.tls,
             watch: Watch::new(),
             registry,
             exchange,
@@ -165,6 +170,9 @@ impl Reload {
                 () = self.clock.sleep_until(next) => {}
             }
             let reload = tokio::task::spawn_blocking(move || {
+                if let Some(tls) = &self.tls {
+                    tls.reload();
+                }
                 self.issuers.reload();
                 self.reload();
                 self
@@ -192,7 +200,9 @@ impl Reload {
     fn follow(&mut self) {
         let dir = self.loader.dir().to_owned();
         let keys = self.issuers.files.iter().map(PathBuf::as_path);
-        self.watch.follow(&dir, self.loader.files().chain(keys));
+        let pair = self.tls.iter().flat_map(Tls::files);
+        self.watch
+            .follow(&dir, self.loader.files().chain(keys).chain(pair));
     }
 
     fn reload(&mut self) {

@@ -12,11 +12,12 @@ use crate::{
     identity::Identity,
     telemetry::traces,
     tenants::{Clave, Credential, KeySlot, Loader, Presented, Tenants},
+    tls,
     upstream::{Failure, Jitter, Lane, Party, Request, Target, Upstream},
     watchlist::Watchlist,
 };
 
-use super::{Failed, counted, env, explain, issuer_mistakes, runtime};
+use super::{Failed, counted, env, explain, issuer_mistakes, pair_mistake, runtime};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -55,6 +56,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
             mistakes.extend(issuer_mistakes(&arguments.config, &errors));
             None
         });
+    if let Some(files) = &config.server.tls
+        && let Err(error) = tls::check(files, Clock::system().wall())
+    {
+        mistakes.push(pair_mistake(&arguments.config, &error));
+    }
     let mut loader = Loader::new(&config.tenants_dir, env);
     let tenants = match loader.load(Clock::system().wall()) {
         Ok(tenants) => tenants,

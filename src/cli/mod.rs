@@ -25,6 +25,7 @@ use crate::{
     process,
     reload::Ask,
     server::Stop,
+    tls::PairError,
 };
 
 /// A gateway between internal apps and the Admintotal ERP.
@@ -112,6 +113,14 @@ fn issuer_mistakes(path: &Path, errors: &[IssuerError]) -> Vec<Mistake> {
         None => Mistake::of_file(path, error.to_string()),
     };
     errors.iter().map(told).collect()
+}
+
+/// A certificate or its key that can't be used, with file and line of the setting that names it.
+fn pair_mistake(path: &Path, error: &PairError) -> Mistake {
+    match Document::read(path) {
+        Ok(document) => document.mistake(error.setting, error.to_string()),
+        Err(_) => Mistake::of_file(path, error.to_string()),
+    }
 }
 
 /// `1 tenant`, `2 tenants`.

@@ -10,9 +10,10 @@ use crate::{
     config::mistake::Mistakes,
     server::{self, Drain},
     telemetry::{logs, traces},
+    tls::TlsError,
 };
 
-use super::{Failed, correct, env, issuer_mistakes, load, runtime, stop_signals};
+use super::{Failed, correct, env, issuer_mistakes, load, pair_mistake, runtime, stop_signals};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,6 +38,9 @@ pub(super) fn run(arguments: &Arguments, memory_is_private: bool) -> Result<(), 
             &arguments.config,
             &errors,
         ))),
+        BuildError::Tls(TlsError::Pair(error)) => {
+            correct(&Mistakes(vec![pair_mistake(&arguments.config, &error)]))
+        }
         error => Failed::new(error),
     })?;
     let runtime = runtime()?;
@@ -47,6 +51,7 @@ pub(super) fn run(arguments: &Arguments, memory_is_private: bool) -> Result<(), 
         tracing::info!(
             listen = %config.server.listen,
             admin_listen = %config.server.admin_listen,
+            tls = config.server.tls.is_some(),
             version = env!("CARGO_PKG_VERSION"),
             "serving"
         );

@@ -13,11 +13,6 @@ pub(super) fn check(config: &Config, at: &mut Checker<'_>) {
         );
     };
     refuse(
-        config.server.tls.is_some(),
-        "server.tls",
-        "remove it and let a proxy or an ingress before the gateway end TLS",
-    );
-    refuse(
         !config.proxy.allow.is_empty(),
         "proxy.allow",
         "write [] and use the operations of the OpenAPI document",

@@ -36,6 +36,28 @@ pub struct Server {
     pub cors: Cors,
     /// TLS by the gateway itself. Default none: plain HTTP.
     pub tls: Option<Tls>,
+    /// How many connections are taken.
+    pub connections: Connections,
+}
+
+/// `server.connections`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connections {
+    /// All together. Default 20,000, and less where the process may open fewer files.
+    pub max: u32,
+    /// From one address, of IPv6 from its /64; trusted proxies stand for many and are
+    /// bound by `max` only. Default 512.
+    pub per_address: u32,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            max: 20_000,
+            per_address: 512,
+        }
+    }
 }
 
 /// `server.cors`.
@@ -66,6 +88,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             cors: Cors::default(),
             tls: None,
+            connections: Connections::default(),
         }
     }
 }
@@ -88,6 +111,25 @@ impl Server {
                 &format!("server.trusted_proxies[{index}]"),
                 "is everybody, so any caller could take any address; write the proxies' own networks, e.g. [10.0.0.0/8]",
             );
+        }
+        for (key, most) in [
+            ("max", self.connections.max),
+            ("per_address", self.connections.per_address),
+        ] {
+            at.require(
+                most > 0,
+                &format!("server.connections.{key}"),
+                "must be at least 1: nobody could connect",
+            );
+        }
+        if let Some(tls) = &self.tls {
+            for (key, file) in [("cert_file", &tls.cert_file), ("key_file", &tls.key_file)] {
+                at.require(
+                    !file.as_os_str().is_empty(),
+                    &format!("server.tls.{key}"),
+                    "must be a file in PEM, e.g. tls/tls.crt and tls/tls.key",
+                );
+            }
         }
         let mut seen = BTreeSet::new();
         for (index, text) in self.cors.allowed_origins.iter().enumerate() {

@@ -12,20 +12,24 @@ use hyper_util::{
     },
     service::TowerToHyperService,
 };
+use prometheus_client::metrics::counter::Counter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
-    sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Stop,
+    frames::Counted,
+    guard::Guard,
+    handshake::Handshakes,
     linger::linger_on,
     peer,
     rest::Rests,
     socket::Socket,
+    stream::Stream,
     watch::{Activity, IDLE, Watched},
 };
 
@@ -46,15 +50,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPT_LOG: Duration = Duration::from_secs(10);
 /// How long the answer of a write may take to reach its caller once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The most connections at once, whatever the process may open.
-const MOST_CONNECTIONS: u64 = 20_000;
 
 /// One listener and what it needs to end.
 pub(super) struct Door {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
-    /// The most connections at once; more wait to be accepted.
-    pub(super) connections: usize,
+    /// What stands before its connections.
+    pub(super) guard: Guard,
     /// How much is taken, in bytes, of what a client still sends when its connection ends.
     pub(super) leftovers: u64,
     /// Writes whose callers are waited for beyond the grace.
@@ -75,7 +77,7 @@ pub(super) fn capacity() -> usize {
     let most = getrlimit(Resource::Nofile).current;
     let most = most.unwrap_or(u64::MAX);
     let callers = most.saturating_sub((most / 4).min(1024));
-    usize::try_from(callers.min(MOST_CONNECTIONS)).unwrap_or(usize::MAX)
+    usize::try_from(callers).unwrap_or(usize::MAX)
 }
 
 impl Door {
@@ -85,13 +87,12 @@ impl Door {
         let Self {
             listener,
             router,
-            connections,
+            guard,
             leftovers,
             writes,
             stop,
             grace,
         } = self;
-        let places = Arc::new(Semaphore::new(connections));
         let graceful = GracefulShutdown::new();
         let open = TaskTracker::new();
         let cut = CancellationToken::new();
@@ -99,15 +100,17 @@ impl Door {
             builder: builder(),
             router,
             leftovers,
+            handshakes: guard.handshakes,
+            floods: guard.floods,
         });
         let mut logged: Option<Instant> = None;
 
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places) => accepted,
+                accepted = accept(&listener) => accepted,
                 () = stop.drain.cancelled() => break,
             };
-            let (socket, peer, place) = match accepted {
+            let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG) {
@@ -117,6 +120,9 @@ impl Door {
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
+            };
+            let Some(place) = guard.gate.enter(peer.ip()) else {
+                continue;
             };
             let (connection, cut, watcher) = (connection.clone(), cut.clone(), graceful.watcher());
             let closing = stop.drain.clone();
@@ -158,26 +164,19 @@ impl Door {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(
-    Socket,
-    SocketAddr,
-    Option<tokio::sync::OwnedSemaphorePermit>,
-)> {
-    // The semaphore is never closed.
-    let place = places.clone().acquire_owned().await.ok();
+async fn accept(listener: &TcpListener) -> std::io::Result<(Socket, SocketAddr)> {
     let (stream, peer) = listener.accept().await?;
     // Answers are written whole; waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    Ok((Socket::new(stream), peer, place))
+    Ok((Socket::new(stream), peer))
 }
 
 struct Connection {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
     leftovers: u64,
+    handshakes: Option<Handshakes>,
+    floods: Counter,
 }
 
 impl Connection {
@@ -189,24 +188,31 @@ impl Connection {
         closing: CancellationToken,
     ) {
         let activity = Activity::new();
-        let speaks = tokio::select! {
-            speaks = protocol(&socket) => speaks,
-            () = activity.ends() => return,
-            () = closing.cancelled() => return,
+        let made = match &self.handshakes {
+            Some(handshakes) => handshakes.make(socket, &closing).await,
+            None => tokio::select! {
+                made = plain(socket) => made,
+                () = activity.ends() => return,
+                () = closing.cancelled() => return,
+            },
         };
-        let (builder, (rests, taker), gone) = match speaks {
-            Some(Protocol::Http1) => (
+        let Some((stream, speaks)) = made else {
+            return;
+        };
+        let (builder, (rests, taker), gone, io) = match speaks {
+            Protocol::Http1 => (
                 self.builder.clone().http1_only(),
-                Rests::of_http1(&socket),
-                Either::Left(peer::gone(&socket, &activity)),
+                Rests::of_http1(&stream),
+                Either::Left(peer::gone(&stream, &activity)),
+                Counted::http1(stream.clone()),
             ),
             // HTTP/2 reads on whatever it serves, and sees for itself.
-            Some(Protocol::Http2) => (
+            Protocol::Http2 => (
                 self.builder.clone().http2_only(),
-                Rests::of_http2(&socket, self.leftovers),
+                Rests::of_http2(&stream, self.leftovers),
                 Either::Right(future::pending()),
+                Counted::http2(stream.clone(), self.floods.clone()),
             ),
-            None => return,
         };
         let service = Watched {
             service: TowerToHyperService::new(self.router.clone()),
@@ -214,7 +220,7 @@ impl Connection {
             rests,
             peer,
         };
-        let connection = builder.serve_connection(TokioIo::new(socket.clone()), service);
+        let connection = builder.serve_connection(TokioIo::new(io), service);
         let connection = watcher.watch(connection.into_owned());
         let taking = async {
             taker.take().await;
@@ -227,15 +233,22 @@ impl Connection {
             () = gone => return,
             () = activity.ends() => return,
         }
-        if socket.has_more() && socket.end().is_ok() {
-            linger_on(socket, self.leftovers).await;
+        if stream.has_more() && stream.end().is_ok() {
+            linger_on(stream.socket().clone(), self.leftovers).await;
         }
     }
 }
 
-enum Protocol {
+/// What is spoken on a connection.
+pub(super) enum Protocol {
     Http1,
     Http2,
+}
+
+/// A connection without TLS, as soon as it says what it speaks.
+async fn plain(socket: Socket) -> Option<(Stream, Protocol)> {
+    let speaks = protocol(&socket).await?;
+    Some((Stream::plain(socket), speaks))
 }
 
 /// What the first bytes say; they stay to be read. HTTP/2 begins with `PRI` (RFC 9113 §3.4),
@@ -355,7 +368,7 @@ mod tests {
             let door = Door {
                 listener,
                 router,
-                connections: 10,
+                guard: Guard::of_admin(10),
                 leftovers: 1 << 20,
                 writes: TaskTracker::new(),
                 stop: stop.clone(),

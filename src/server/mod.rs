@@ -1,10 +1,15 @@
 //! Listeners and the drain.
 
 mod accept;
+mod frames;
+mod gate;
+mod guard;
+mod handshake;
 mod linger;
 mod peer;
 mod rest;
 mod socket;
+mod stream;
 mod watch;
 
 use std::{io, time::Duration};
@@ -18,6 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{admin::Health, app::App};
 
 use accept::Door;
+
+pub use guard::Guard;
 
 /// What probes and scrapers open at most.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -71,13 +78,14 @@ pub async fn run(
         audit,
         largest_image,
         traces,
+        guard,
     } = app;
     let (stop_public, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let servers = TaskTracker::new();
     let public = Door {
         listener: public,
         router: public_router,
-        connections: accept::capacity(),
+        guard,
         leftovers: largest_image.saturating_mul(LEFTOVERS).max(LEAST_LEFTOVERS),
         writes: tasks.clone(),
         stop: Stop {
@@ -89,7 +97,7 @@ pub async fn run(
     let admin = Door {
         listener: admin,
         router: admin_router,
-        connections: ADMIN_CONNECTIONS,
+        guard: Guard::of_admin(ADMIN_CONNECTIONS),
         leftovers: ADMIN_LEFTOVERS,
         writes: TaskTracker::new(),
         stop: Stop {

@@ -10,14 +10,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{socket::Socket, watch::Activity};
+use super::{stream::Stream, watch::Activity};
 
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How soon it is looked at again, where it can't be waited for.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Waits until the client is gone while its request is being served.
-pub(super) async fn gone(socket: &Socket, activity: &Activity) {
+pub(super) async fn gone(stream: &Stream, activity: &Activity) {
+    let socket = stream.socket();
     loop {
         let looked = socket.ready(Interest::READABLE | Interest::ERROR).await;
         let Ok(ready) = looked else { return };
@@ -29,7 +30,7 @@ pub(super) async fn gone(socket: &Socket, activity: &Activity) {
             let _ = timeout(AGAIN, socket.drained()).await;
             continue;
         }
-        match socket.write_between(INTERIM) {
+        match stream.write_between(INTERIM) {
             Ok(written) if written == INTERIM.len() => break,
             Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(AGAIN).await,
             // Nobody is there, or an interim answer is half written.

@@ -23,7 +23,7 @@ use tokio::sync::{
     oneshot::{self, error::TryRecvError},
 };
 
-use super::{linger::linger, socket::Socket};
+use super::{linger::linger, stream::Stream};
 
 /// The largest rest that is taken for an HTTP/1 connection's sake, in bytes.
 const MOST: u64 = 64 * 1024;
@@ -64,7 +64,7 @@ impl Rest {
     pub(super) fn settle<B>(mut self, answer: &mut Response<B>, rests: &Rests) {
         let body = match self.left.try_recv() {
             Ok(body) => body,
-            Err(TryRecvError::Closed) => return rests.socket.is_settled(),
+            Err(TryRecvError::Closed) => return rests.stream.is_settled(),
             // It is still being read.
             Err(TryRecvError::Empty) => return,
         };
@@ -89,36 +89,36 @@ impl Rest {
 #[derive(Clone)]
 pub(super) struct Rests {
     sender: UnboundedSender<Incoming>,
-    socket: Socket,
+    stream: Stream,
 }
 
 /// The other end of [`Rests`].
 pub(super) struct Taker {
     rests: UnboundedReceiver<Incoming>,
-    socket: Socket,
+    stream: Stream,
     /// How much of one, in bytes.
     most: u64,
 }
 
 impl Rests {
-    pub(super) fn of_http1(socket: &Socket) -> (Self, Taker) {
-        Self::taken(socket, MOST)
+    pub(super) fn of_http1(stream: &Stream) -> (Self, Taker) {
+        Self::taken(stream, MOST)
     }
 
     /// Of each, so many bytes are taken at most.
-    pub(super) fn of_http2(socket: &Socket, most: u64) -> (Self, Taker) {
-        Self::taken(socket, most)
+    pub(super) fn of_http2(stream: &Stream, most: u64) -> (Self, Taker) {
+        Self::taken(stream, most)
     }
 
-    fn taken(socket: &Socket, most: u64) -> (Self, Taker) {
+    fn taken(stream: &Stream, most: u64) -> (Self, Taker) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let rests = Self {
             sender,
-            socket: socket.clone(),
+            stream: stream.clone(),
         };
         let taker = Taker {
             rests: receiver,
-            socket: socket.clone(),
+            stream: stream.clone(),
             most,
         };
         (rests, taker)
@@ -137,7 +137,7 @@ impl Taker {
                     None => return,
                 },
                 Some(is_whole) = taking.next() => if is_whole {
-                    self.socket.is_settled();
+                    self.stream.is_settled();
                 },
             }
         }

@@ -1,12 +1,9 @@
-//! A connection's socket, shared by HTTP and by those who watch the peer.
+//! A connection's socket, shared by what is spoken on it and by those who watch the peer.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -23,10 +20,6 @@ pub(super) struct Socket(Arc<Shared>);
 
 struct Shared {
     stream: TcpStream,
-    /// Something arrived since the last request was taken whole.
-    has_more: AtomicBool,
-    /// Whoever writes has handed over all that it had begun.
-    is_flushed: AtomicBool,
     /// All that had arrived was read.
     drained: Notify,
 }
@@ -35,8 +28,6 @@ impl Socket {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(Shared {
             stream,
-            has_more: AtomicBool::new(false),
-            is_flushed: AtomicBool::new(true),
             drained: Notify::new(),
         }))
     }
@@ -56,21 +47,8 @@ impl Socket {
         self.0.stream.peek(into).await
     }
 
-    /// A request was taken whole: what arrives next isn't its.
-    pub(super) fn is_settled(&self) {
-        self.0.has_more.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the peer may still be sending what nobody has taken.
-    pub(super) fn has_more(&self) -> bool {
-        self.0.has_more.load(Ordering::Relaxed)
-    }
-
-    /// Writes between two answers: nothing, where one is half written.
-    pub(super) fn write_between(&self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.0.is_flushed.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
+    /// Writes what can be written without waiting.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.stream.try_write(bytes)
     }
 
@@ -84,7 +62,6 @@ impl Socket {
         context: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.0.is_flushed.store(false, Ordering::Relaxed);
         loop {
             ready!(self.0.stream.poll_write_ready(context))?;
             match write(&self.0.stream) {
@@ -115,7 +92,6 @@ impl AsyncRead for Socket {
                 Ok(())
             });
             if read > 0 {
-                shared.has_more.store(true, Ordering::Relaxed);
                 if read < room {
                     shared.drained.notify_one();
                 }
@@ -151,7 +127,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.is_flushed.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 

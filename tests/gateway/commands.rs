@@ -12,6 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::harness::{
+    certificates::{self, AUTHORITY},
     fixture, leaks,
     provider::{Key, Manner, Provider},
 };
@@ -722,6 +723,88 @@ async fn a_hangup_reloads_and_opens_the_audit_anew() {
         large_pages.is_none_or(|enabled| enabled.trim() == "0"),
         "{status}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_speaks_tls_and_a_hangup_looks_at_the_pair_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free(), free());
+    configure(dir.path(), free(), listen, admin);
+    AUTHORITY.issue().write(dir.path());
+    let config = dir.path().join("llavero.yaml");
+    let tls = "{cert_file: tls.crt, key_file: tls.key}";
+    let serve = Running(
+        llavero()
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .env("LLAVERO__SERVER__TLS", tls)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for(listen);
+    wait_for(admin);
+    let stream = certificates::connect(listen, certificates::client(&["h2"])).await;
+    assert_eq!(
+        stream.unwrap().get_ref().1.alpn_protocol(),
+        Some(&b"h2"[..])
+    );
+    let healthy = llavero()
+        .args(["healthcheck", "--config", config.to_str().unwrap()])
+        .env("LLAVERO__SERVER__TLS", tls)
+        .status();
+    assert!(healthy.unwrap().success());
+    // Sooner than it would be looked at anyway.
+    let begun = Instant::now();
+    serve.signal("HUP");
+    let looked = "llavero_tls_reloads_total{result=\"unchanged\"} 1";
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    loop {
+        let metrics = client.get(format!("http://{admin}/metrics")).send();
+        if metrics
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+            .contains(looked)
+        {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody looks");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_pair_that_cant_be_shown_is_told_before_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free(), free());
+    configure(dir.path(), free(), listen, admin);
+    let (one, other) = (AUTHORITY.issue(), AUTHORITY.issue());
+    write(dir.path(), "tls.crt", &one.certificate);
+    write(dir.path(), "tls.key", &other.key);
+    let config = dir.path().join("llavero.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace(
+        "drain_delay: 0s}",
+        "drain_delay: 0s,\n  tls: {cert_file: tls.crt,\n    key_file: tls.key}}",
+    );
+    fs::write(&config, text).unwrap();
+    for command in ["check", "serve"] {
+        let output = run(&[command, "--config", config.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        let told = [stdout(&output), String::from_utf8(output.stderr).unwrap()].concat();
+        let expected = "llavero.yaml:3: server.tls.key_file: ";
+        assert!(
+            told.contains(expected) && told.contains("isn't that of the first certificate"),
+            "{command}: {told}"
+        );
+        assert!(!told.contains("PRIVATE KEY"), "{told}");
+    }
+    one.write(dir.path());
+    let output = run(&["check", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stdout(&output));
 }
 
 /// What a process logs is nobody's duty to read.

@@ -5,12 +5,13 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use llavero_simulator::Faults;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{World, leaks, photo};
+use crate::harness::{
+    TLS, World,
+    certificates::{AUTHORITY, Io},
+    leaks, photo,
+};
 
 const UPLOAD: &str = "/v1/ordenes/11001/imagenes";
 const FORM: &str = "multipart/form-data; boundary=b";
@@ -26,7 +27,7 @@ enum Framing {
 use Framing::{Chunked, Length};
 
 /// A client that sends and reads bytes as it is told.
-struct Raw(TcpStream);
+struct Raw(Box<dyn Io>);
 
 /// What it read.
 #[derive(Debug)]
@@ -49,8 +50,7 @@ impl Answer {
 
 impl Raw {
     async fn connect(world: &World) -> Self {
-        let at = world.public.strip_prefix("http://").unwrap();
-        Self(TcpStream::connect(at).await.unwrap())
+        Self(world.connect().await)
     }
 
     async fn send(&mut self, text: &str) {
@@ -117,6 +117,14 @@ fn form(image: usize) -> Vec<u8> {
     [head.as_bytes(), &vec![7; image], b"\r\n--b--\r\n"].concat()
 }
 
+/// The same without TLS and with it.
+async fn worlds(settings: &str) -> [World; 2] {
+    [
+        World::configured(settings).await,
+        World::configured(&format!("{TLS}{settings}")).await,
+    ]
+}
+
 /// Writes all of it before it reads anything.
 async fn writes_all_then_reads(world: &World, request: &[u8]) -> Answer {
     let mut client = Raw::connect(world).await;
@@ -129,48 +137,51 @@ async fn writes_all_then_reads(world: &World, request: &[u8]) -> Answer {
 
 #[tokio::test]
 async fn who_writes_a_whole_photo_before_it_reads_reads_the_refusal() {
-    let world = World::configured(
+    for world in worlds(
         "limits:\n  user: {requests: 1, per: 1h, burst: 1}\n  \
          tenant: {requests: 4000000000, per: 1s, burst: 4000000000}\n  \
          failures: {requests: 4000000000, per: 1s, burst: 4000000000}\n",
     )
-    .await;
-    let spent = world.token(&json!({"sub": "spent"}));
-    world.get_as(&spent, "/v1/me").await.ok(200);
-    let reader =
-        |at: usize| world.token(&json!({"sub": format!("reader-{at}"), "scope": "ordenes:read"}));
-    let writer = |at: usize| world.token(&json!({"sub": format!("writer-{at}")}));
-    let body = form(12_000_000);
-    let large = form(14_000_000);
-    let mut at = 0;
-    for framing in [Length, Chunked] {
-        for more in ["", "expect: 100-continue\r\n"] {
-            at += 1;
-            for (token, content_type, body, status, code) in [
-                ("x.y.z".to_owned(), FORM, &body, 401, "invalid-token"),
-                (reader(at), FORM, &body, 403, "insufficient-scope"),
-                (writer(at), FORM, &large, 413, "payload-too-large"),
-                (
-                    writer(at + 100),
-                    "image/jpeg",
-                    &body,
-                    415,
-                    "unsupported-media-type",
-                ),
-                (spent.clone(), FORM, &body, 429, "rate-limited"),
-            ] {
-                // Its length isn't known, so the photo is read up to its limit.
-                let asks_for_it = framing == Chunked && status == 413 && !more.is_empty();
-                let request = upload(&token, content_type, framing, body, more);
-                if asks_for_it {
-                    continue;
+    .await
+    {
+        let spent = world.token(&json!({"sub": "spent"}));
+        world.get_as(&spent, "/v1/me").await.ok(200);
+        let reader = |at: usize| {
+            world.token(&json!({"sub": format!("reader-{at}"), "scope": "ordenes:read"}))
+        };
+        let writer = |at: usize| world.token(&json!({"sub": format!("writer-{at}")}));
+        let body = form(12_000_000);
+        let large = form(14_000_000);
+        let mut at = 0;
+        for framing in [Length, Chunked] {
+            for more in ["", "expect: 100-continue\r\n"] {
+                at += 1;
+                for (token, content_type, body, status, code) in [
+                    ("x.y.z".to_owned(), FORM, &body, 401, "invalid-token"),
+                    (reader(at), FORM, &body, 403, "insufficient-scope"),
+                    (writer(at), FORM, &large, 413, "payload-too-large"),
+                    (
+                        writer(at + 100),
+                        "image/jpeg",
+                        &body,
+                        415,
+                        "unsupported-media-type",
+                    ),
+                    (spent.clone(), FORM, &body, 429, "rate-limited"),
+                ] {
+                    // Its length isn't known, so the photo is read up to its limit.
+                    let asks_for_it = framing == Chunked && status == 413 && !more.is_empty();
+                    let request = upload(&token, content_type, framing, body, more);
+                    if asks_for_it {
+                        continue;
+                    }
+                    let answer = writes_all_then_reads(&world, &request).await;
+                    assert_eq!(
+                        (answer.status, &*answer.code()),
+                        (status, code),
+                        "{framing:?} {more}"
+                    );
                 }
-                let answer = writes_all_then_reads(&world, &request).await;
-                assert_eq!(
-                    (answer.status, &*answer.code()),
-                    (status, code),
-                    "{framing:?} {more}"
-                );
             }
         }
     }
@@ -178,43 +189,45 @@ async fn who_writes_a_whole_photo_before_it_reads_reads_the_refusal() {
 
 #[tokio::test]
 async fn a_refusal_in_the_middle_of_the_body_is_read() {
-    let world = World::configured("images:\n  max_bytes: 1MiB\n").await;
-    let token = world.token(&json!({}));
-    let unknown = [
-        &form(1000)[..form(1000).len() - 9],
-        b"\r\n--b\r\nContent-Disposition: form-data; name=\"foto\"\r\n\r\n",
-        &vec![7; 12 * MIB],
-    ]
-    .concat();
-    let unbounded = vec![b'x'; 12 * MIB];
-    for (framing, body, status, code) in [
-        (Chunked, form(12 * MIB), 413, "payload-too-large"),
-        (Chunked, unbounded, 400, "malformed-body"),
-        (Chunked, unknown, 422, "validation-failed"),
-    ] {
-        let request = upload(&token, FORM, framing, &body, "");
-        let answer = writes_all_then_reads(&world, &request).await;
-        assert_eq!((answer.status, &*answer.code()), (status, code));
+    for world in worlds("images:\n  max_bytes: 1MiB\n").await {
+        let token = world.token(&json!({}));
+        let unknown = [
+            &form(1000)[..form(1000).len() - 9],
+            b"\r\n--b\r\nContent-Disposition: form-data; name=\"foto\"\r\n\r\n",
+            &vec![7; 12 * MIB],
+        ]
+        .concat();
+        let unbounded = vec![b'x'; 12 * MIB];
+        for (framing, body, status, code) in [
+            (Chunked, form(12 * MIB), 413, "payload-too-large"),
+            (Chunked, unbounded, 400, "malformed-body"),
+            (Chunked, unknown, 422, "validation-failed"),
+        ] {
+            let request = upload(&token, FORM, framing, &body, "");
+            let answer = writes_all_then_reads(&world, &request).await;
+            assert_eq!((answer.status, &*answer.code()), (status, code));
+        }
     }
 }
 
 #[tokio::test]
 async fn the_refusal_comes_though_the_body_does_not() {
-    let world = World::start().await;
-    for more in ["", "expect: 100-continue\r\n"] {
-        for length in [100, 12_000_000] {
-            let head = format!(
-                "POST {UPLOAD} HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\n\
+    for world in worlds("").await {
+        for more in ["", "expect: 100-continue\r\n"] {
+            for length in [100, 12_000_000] {
+                let head = format!(
+                    "POST {UPLOAD} HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\n\
                  content-length: {length}\r\n{more}\r\n"
-            );
-            let mut client = Raw::connect(&world).await;
-            client.send(&head).await;
-            let answer = client.read().await;
-            assert_eq!(answer.status, 401, "and no 100 before it");
-            let goes_on = length == 100 && more.is_empty();
-            assert_eq!(answer.closes(), !goes_on, "{length} {more}");
-            if !goes_on {
-                assert!(client.has_ended().await);
+                );
+                let mut client = Raw::connect(&world).await;
+                client.send(&head).await;
+                let answer = client.read().await;
+                assert_eq!(answer.status, 401, "and no 100 before it");
+                let goes_on = length == 100 && more.is_empty();
+                assert_eq!(answer.closes(), !goes_on, "{length} {more}");
+                if !goes_on {
+                    assert!(client.has_ended().await);
+                }
             }
         }
     }
@@ -222,52 +235,55 @@ async fn the_refusal_comes_though_the_body_does_not() {
 
 #[tokio::test]
 async fn behind_a_small_refused_body_the_connection_serves_on() {
-    let world = World::start().await;
-    let mut client = Raw::connect(&world).await;
-    for size in [1, 1000, 60_000] {
-        let refused = upload("x.y.z", FORM, Length, &vec![b'x'; size], "");
-        let next = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
-        let both = [&refused, next.as_bytes()].concat();
-        client.0.write_all(&both).await.unwrap();
-        let answer = client.read().await;
-        assert_eq!((answer.status, answer.closes()), (401, false), "{size}");
-        assert_eq!(client.read().await.status, 200, "{size}");
+    for world in worlds("").await {
+        let mut client = Raw::connect(&world).await;
+        for size in [1, 1000, 60_000] {
+            let refused = upload("x.y.z", FORM, Length, &vec![b'x'; size], "");
+            let next = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
+            let both = [&refused, next.as_bytes()].concat();
+            client.0.write_all(&both).await.unwrap();
+            let answer = client.read().await;
+            assert_eq!((answer.status, answer.closes()), (401, false), "{size}");
+            assert_eq!(client.read().await.status, 200, "{size}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_chunked_body_that_was_read_keeps_its_connection() {
-    let world = World::start().await;
-    let mut client = Raw::connect(&world).await;
-    let token = world.token(&json!({}));
-    let image = photo("no-exif.jpg");
-    let head = "--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
+    for world in worlds("").await {
+        let mut client = Raw::connect(&world).await;
+        let token = world.token(&json!({}));
+        let image = photo("no-exif.jpg");
+        let head = "--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
                 Content-Disposition: form-data; name=\"imagen\"; filename=\"f\"\r\n\r\n";
-    let body = [head.as_bytes(), &image, b"\r\n--b--\r\n"].concat();
-    for _ in 0..3 {
-        let request = upload(&token, FORM, Chunked, &body, "");
-        client.0.write_all(&request).await.unwrap();
-        let answer = client.read().await;
-        assert_eq!((answer.status, answer.closes()), (201, false));
+        let body = [head.as_bytes(), &image, b"\r\n--b--\r\n"].concat();
+        for _ in 0..3 {
+            let request = upload(&token, FORM, Chunked, &body, "");
+            client.0.write_all(&request).await.unwrap();
+            let answer = client.read().await;
+            assert_eq!((answer.status, answer.closes()), (201, false));
+        }
     }
 }
 
 #[tokio::test]
 async fn who_never_stops_sending_is_cut() {
-    let world = World::configured("images:\n  max_bytes: 1MiB\n").await;
-    let mut client = Raw::connect(&world).await;
-    let head = upload("x.y.z", FORM, Length, &[], "");
-    let head = String::from_utf8(head).unwrap();
-    client
-        .send(&head.replace("content-length: 0", "content-length: 100000000000"))
-        .await;
-    assert_eq!(client.read().await.status, 401);
-    let (piece, mut sent) = (vec![0; MIB], 0);
-    while client.0.write_all(&piece).await.is_ok() {
-        sent += 1;
-        assert!(sent < 100, "nobody stops it");
+    for world in worlds("images:\n  max_bytes: 1MiB\n").await {
+        let mut client = Raw::connect(&world).await;
+        let head = upload("x.y.z", FORM, Length, &[], "");
+        let head = String::from_utf8(head).unwrap();
+        client
+            .send(&head.replace("content-length: 0", "content-length: 100000000000"))
+            .await;
+        assert_eq!(client.read().await.status, 401);
+        let (piece, mut sent) = (vec![0; MIB], 0);
+        while client.0.write_all(&piece).await.is_ok() {
+            sent += 1;
+            assert!(sent < 100, "nobody stops it");
+        }
+        assert!(sent >= 15, "{sent} MiB");
     }
-    assert!(sent >= 15, "{sent} MiB");
 }
 
 #[tokio::test]
@@ -284,88 +300,93 @@ async fn at_the_end_nobody_waits_for_who_sends_what_nobody_wants() {
 
 #[tokio::test]
 async fn who_has_ended_its_half_gets_its_answer() {
-    let world = World::start().await;
-    let authorization = format!("authorization: Bearer {}", world.token(&json!({})));
-    // Long enough for the end to be seen before the answer is there.
-    let slow = Faults {
-        delay: Some(250),
-        ..Faults::default()
-    };
-    world.faults("carper", slow);
-    let image = photo("no-exif.jpg");
-    let head = "--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
+    for world in worlds("").await {
+        let authorization = format!("authorization: Bearer {}", world.token(&json!({})));
+        // Long enough for the end to be seen before the answer is there.
+        let slow = Faults {
+            delay: Some(250),
+            ..Faults::default()
+        };
+        world.faults("carper", slow);
+        let image = photo("no-exif.jpg");
+        let head = "--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
                 Content-Disposition: form-data; name=\"imagen\"; filename=\"f\"\r\n\r\n";
-    let body = [head.as_bytes(), &image, b"\r\n--b--\r\n"].concat();
-    let get = |version| {
-        format!(
-            "GET /v1/ordenes/11001 HTTP/{version}\r\nhost: x\r\n{authorization}\r\ncache-control: no-cache\r\n\r\n"
-        )
-    };
-    let requests = [
-        (get("1.1").into_bytes(), 1, 200),
-        (get("1.0").into_bytes(), 1, 200),
-        (format!("{}{}", get("1.1"), get("1.1")).into_bytes(), 2, 200),
-        (
-            upload(&world.token(&json!({})), FORM, Length, &body, ""),
-            1,
-            201,
-        ),
-        (
-            upload(&world.token(&json!({})), FORM, Chunked, &body, ""),
-            1,
-            201,
-        ),
-        (upload("x.y.z", FORM, Length, &form(1000), ""), 1, 401),
-    ];
-    let world = &world;
-    join_all(
-        requests
-            .into_iter()
-            .map(|(request, answers, status)| async move {
-                let mut client = Raw::connect(world).await;
-                client.0.write_all(&request).await.unwrap();
-                client.0.shutdown().await.unwrap();
-                for _ in 0..answers {
-                    let mut answer = client.read().await;
-                    while answer.status == 100 {
-                        assert!(!request.windows(8).any(|it| it == b"HTTP/1.0"));
-                        answer = client.read().await;
+        let body = [head.as_bytes(), &image, b"\r\n--b--\r\n"].concat();
+        let get = |version| {
+            format!(
+                "GET /v1/ordenes/11001 HTTP/{version}\r\nhost: x\r\n{authorization}\r\ncache-control: no-cache\r\n\r\n"
+            )
+        };
+        let requests = [
+            (get("1.1").into_bytes(), 1, 200),
+            (get("1.0").into_bytes(), 1, 200),
+            (format!("{}{}", get("1.1"), get("1.1")).into_bytes(), 2, 200),
+            (
+                upload(&world.token(&json!({})), FORM, Length, &body, ""),
+                1,
+                201,
+            ),
+            (
+                upload(&world.token(&json!({})), FORM, Chunked, &body, ""),
+                1,
+                201,
+            ),
+            (upload("x.y.z", FORM, Length, &form(1000), ""), 1, 401),
+        ];
+        let world = &world;
+        join_all(
+            requests
+                .into_iter()
+                .map(|(request, answers, status)| async move {
+                    let mut client = Raw::connect(world).await;
+                    client.0.write_all(&request).await.unwrap();
+                    client.0.shutdown().await.unwrap();
+                    for _ in 0..answers {
+                        let mut answer = client.read().await;
+                        while answer.status == 100 {
+                            assert!(!request.windows(8).any(|it| it == b"HTTP/1.0"));
+                            answer = client.read().await;
+                        }
+                        assert_eq!(answer.status, status, "{}", answer.head);
                     }
-                    assert_eq!(answer.status, status, "{}", answer.head);
-                }
-                assert!(client.has_ended().await);
-            }),
-    )
-    .await;
+                    assert!(client.has_ended().await);
+                }),
+        )
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn who_leaves_while_the_erp_is_asked_frees_the_place() {
     for http2 in [false, true] {
-        let world = World::start().await;
-        let hanging = Faults {
-            hang: true,
-            ..Faults::default()
-        };
-        world.faults("carper", hanging);
-        let client = reqwest::Client::builder().no_proxy();
-        let client = match http2 {
-            true => client.http2_prior_knowledge(),
-            false => client,
-        };
-        let client = client.build().unwrap();
-        let requests = join_all((0..9).map(|at| {
-            let request = client.get(format!("{}/v1/ordenes/{}", world.public, 11001 + at));
-            request.bearer_auth(world.token(&json!({}))).send()
-        }));
-        let waits = world.wait_for_metric("llavero_upstream_requests_waiting 4");
-        tokio::select! {
-            _ = requests => panic!("nothing is answered"),
-            () = waits => {}
+        for world in worlds("").await {
+            let hanging = Faults {
+                hang: true,
+                ..Faults::default()
+            };
+            world.faults("carper", hanging);
+            let authority = reqwest::Certificate::from_pem(AUTHORITY.pem.as_bytes()).unwrap();
+            let client = reqwest::Client::builder()
+                .no_proxy()
+                .tls_certs_only([authority]);
+            let client = match http2 {
+                true => client.http2_prior_knowledge(),
+                false => client,
+            };
+            let client = client.build().unwrap();
+            let requests = join_all((0..9).map(|at| {
+                let request = client.get(format!("{}/v1/ordenes/{}", world.public, 11001 + at));
+                request.bearer_auth(world.token(&json!({}))).send()
+            }));
+            let waits = world.wait_for_metric("llavero_upstream_requests_waiting 4");
+            tokio::select! {
+                _ = requests => panic!("nothing is answered"),
+                () = waits => {}
+            }
+            world
+                .wait_for_metric("llavero_upstream_requests_waiting 0")
+                .await;
         }
-        world
-            .wait_for_metric("llavero_upstream_requests_waiting 0")
-            .await;
     }
 }
 
@@ -378,8 +399,7 @@ mod http2 {
     use super::*;
 
     async fn connect(world: &World) -> SendRequest<Bytes> {
-        let at = world.public.strip_prefix("http://").unwrap();
-        let socket = TcpStream::connect(at).await.unwrap();
+        let socket = world.connect_with(&["h2"]).await;
         let (client, connection): (_, Connection<_, Bytes>) =
             h2::client::handshake(socket).await.unwrap();
         tokio::spawn(connection);
@@ -435,70 +455,74 @@ mod http2 {
 
     #[tokio::test]
     async fn a_refused_stream_ends_alone_and_gives_its_window_back() {
-        let world = World::start().await;
-        let mut client = connect(&world).await;
-        let token = world.token(&json!({}));
-        // Far more than the connection's window in all.
-        for at in 0..20 {
-            client = client.ready().await.unwrap();
-            let (response, mut stream) = client.send_request(post("x.y.z"), false).unwrap();
-            let other = http::Request::get(format!("http://x/v1/ordenes/{}", 11001 + at))
-                .header("authorization", format!("Bearer {token}"))
-                .body(())
-                .unwrap();
-            let (other, _) = client.send_request(other, true).unwrap();
-            let sending = send_all(&mut stream, vec![0; 5 * MIB].into());
-            let (reset, refused, other) = tokio::join!(sending, read(response), read(other));
-            assert_eq!(reset, None, "it is taken to its end");
-            assert_eq!(refused.0, 401);
-            let problem: Value = serde_json::from_slice(&refused.1).unwrap();
-            assert_eq!(problem["code"], "invalid-token");
-            assert_eq!(other.0, 200);
+        for world in worlds("").await {
+            let mut client = connect(&world).await;
+            let token = world.token(&json!({}));
+            // Far more than the connection's window in all.
+            for at in 0..20 {
+                client = client.ready().await.unwrap();
+                let (response, mut stream) = client.send_request(post("x.y.z"), false).unwrap();
+                let other = http::Request::get(format!("http://x/v1/ordenes/{}", 11001 + at))
+                    .header("authorization", format!("Bearer {token}"))
+                    .body(())
+                    .unwrap();
+                let (other, _) = client.send_request(other, true).unwrap();
+                let sending = send_all(&mut stream, vec![0; 5 * MIB].into());
+                let (reset, refused, other) = tokio::join!(sending, read(response), read(other));
+                assert_eq!(reset, None, "it is taken to its end");
+                assert_eq!(refused.0, 401);
+                let problem: Value = serde_json::from_slice(&refused.1).unwrap();
+                assert_eq!(problem["code"], "invalid-token");
+                assert_eq!(other.0, 200);
+            }
         }
     }
 
     #[tokio::test]
     async fn who_writes_all_before_it_reads_reads_the_refusal() {
-        let world = World::start().await;
-        let mut client = connect(&world).await;
-        for _ in 0..3 {
-            client = client.ready().await.unwrap();
-            let (response, mut stream) = client.send_request(post("x.y.z"), false).unwrap();
-            let reset = send_all(&mut stream, vec![0; 12 * MIB].into()).await;
-            assert_eq!(reset, None);
-            let (status, body) = read(response).await;
-            assert_eq!(status, 401);
-            assert!(serde_json::from_slice::<Value>(&body).is_ok());
+        for world in worlds("").await {
+            let mut client = connect(&world).await;
+            for _ in 0..3 {
+                client = client.ready().await.unwrap();
+                let (response, mut stream) = client.send_request(post("x.y.z"), false).unwrap();
+                let reset = send_all(&mut stream, vec![0; 12 * MIB].into()).await;
+                assert_eq!(reset, None);
+                let (status, body) = read(response).await;
+                assert_eq!(status, 401);
+                assert!(serde_json::from_slice::<Value>(&body).is_ok());
+            }
         }
     }
 
     #[tokio::test]
     async fn a_stream_that_never_ends_is_reset_without_an_error() {
-        let world = World::configured("images:\n  max_bytes: 1MiB\n").await;
-        let mut client = connect(&world).await;
-        for _ in 0..2 {
-            client = client.ready().await.unwrap();
-            let (response, mut stream) = client.send_request(post("x.y.z"), false).unwrap();
-            let sending = send_all(&mut stream, vec![0; 100 * MIB].into());
-            let (reset, (status, _)) = tokio::join!(sending, read(response));
-            assert_eq!(reset, Some(Reason::NO_ERROR), "RFC 9113 §8.1");
-            assert_eq!(status, 401);
+        for world in worlds("images:\n  max_bytes: 1MiB\n").await {
+            let mut client = connect(&world).await;
+            for _ in 0..2 {
+                client = client.ready().await.unwrap();
+                let (response, mut stream) = client.send_request(post("x.y.z"), false).unwrap();
+                let sending = send_all(&mut stream, vec![0; 100 * MIB].into());
+                let (reset, (status, _)) = tokio::join!(sending, read(response));
+                assert_eq!(reset, Some(Reason::NO_ERROR), "RFC 9113 §8.1");
+                assert_eq!(status, 401);
+            }
         }
     }
 
     #[tokio::test]
     async fn a_refusal_in_the_middle_of_a_stream_is_read() {
-        let world = World::configured("images:\n  max_bytes: 1MiB\n").await;
-        let mut client = connect(&world).await;
-        let token = world.token(&json!({}));
-        for _ in 0..3 {
-            client = client.ready().await.unwrap();
-            let (response, mut stream) = client.send_request(post(&token), false).unwrap();
-            let sending = send_all(&mut stream, form(6 * MIB).into());
-            let (_, (status, body)) = tokio::join!(sending, read(response));
-            assert_eq!(status, 413);
-            let problem: Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!(problem["code"], "payload-too-large");
+        for world in worlds("images:\n  max_bytes: 1MiB\n").await {
+            let mut client = connect(&world).await;
+            let token = world.token(&json!({}));
+            for _ in 0..3 {
+                client = client.ready().await.unwrap();
+                let (response, mut stream) = client.send_request(post(&token), false).unwrap();
+                let sending = send_all(&mut stream, form(6 * MIB).into());
+                let (_, (status, body)) = tokio::join!(sending, read(response));
+                assert_eq!(status, 413);
+                let problem: Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!(problem["code"], "payload-too-large");
+            }
         }
     }
 }

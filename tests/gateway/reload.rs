@@ -239,7 +239,10 @@ async fn a_secret_in_a_mounted_volume_is_a_tenant_that_comes_and_goes() {
     let tenants = world.files().join("tenants");
     add_to_the_erp(&world, "bahia", 31001);
     let token = world.token(&json!({"tenant": "bahia"}));
-    let of_values = ("carper.yaml", fs::read_to_string(tenants.join("carper.yaml")).unwrap());
+    let of_values = (
+        "carper.yaml",
+        fs::read_to_string(tenants.join("carper.yaml")).unwrap(),
+    );
     world
         .reloaded(|| {
             for file in ["carper.yaml", "norte.yaml"] {

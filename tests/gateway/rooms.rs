@@ -96,6 +96,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "identity",
             "telemetry",
             "tenants",
+            "tls",
             "watchlist",
         ],
     ),
@@ -129,9 +130,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "problem",
             "telemetry",
             "tenants",
+            "tls",
         ],
     ),
-    ("server", &["admin", "app"]),
+    ("server", &["admin", "app", "config", "tls"]),
+    ("tls", &["clock", "config"]),
 ];
 
 #[test]

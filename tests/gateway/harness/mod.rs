@@ -2,13 +2,14 @@
 //! own, with a configuration from real files. Whatever comes out of it, answers and
 //! log lines alike, is searched for planted secrets.
 
+pub mod certificates;
 pub mod collector;
 pub mod leaks;
 pub mod provider;
 pub mod tokens;
 mod world;
 
-pub use world::{DEFAULT_CREDENTIAL, Reply, World, key, password, photo, with_clave};
+pub use world::{DEFAULT_CREDENTIAL, Reply, TLS, World, key, password, photo, with_clave};
 
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
@@ -27,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    certificates::{self, AUTHORITY, Io},
     fixture,
     leaks::{self, CLAVE_MARK, KEY_MARK, PASSWORD_MARK},
     tokens::{self, HS_SECRET, Signer},
@@ -66,6 +68,10 @@ const NO_LIMITS: &str = "limits:\n  \
 
 /// The tenants: 127 orders from 11001, 83 from 21001.
 const TENANTS: [(&str, usize, u64); 2] = [("carper", 127, 11001), ("norte", 83, 21001)];
+
+/// The settings of a world with TLS.
+pub const TLS: &str =
+    "server:\n  drain_delay: 0s\n  tls: {cert_file: tls.crt, key_file: tls.key}\n";
 
 /// The simulated ERP, the gateway before it, and a client.
 pub struct World {
@@ -181,7 +187,12 @@ impl World {
         let audit_log = app.audit.clone();
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let public_at = format!("http://{}", public.local_addr().unwrap());
+        let scheme = if config.server.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let public_at = format!("{scheme}://{}", public.local_addr().unwrap());
         let admin_at = format!("http://{}", admin.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let drain = Drain {
@@ -194,13 +205,16 @@ impl World {
         };
         let at_once = stop.at_once.clone();
         let served = tokio::spawn(server::run(app, public, admin, drain, stop));
-        let client = Client::builder()
+        let mut client = Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
             .no_gzip()
-            .timeout(Duration::from_secs(20))
-            .build()
-            .unwrap();
+            .timeout(Duration::from_secs(20));
+        if config.server.tls.is_some() {
+            let authority = reqwest::Certificate::from_pem(AUTHORITY.pem.as_bytes()).unwrap();
+            client = client.tls_certs_only([authority]);
+        }
+        let client = client.build().unwrap();
         Self {
             erp,
             public: public_at,
@@ -213,6 +227,27 @@ impl World {
             audit_log,
             erp_stop: Mutex::new(erp_stop),
             _files: files,
+        }
+    }
+
+    /// Where the public listener is.
+    pub fn address(&self) -> SocketAddr {
+        let (_, address) = self.public.split_once("://").unwrap();
+        address.parse().unwrap()
+    }
+
+    /// A connection to it, by a client of HTTP/1.1.
+    pub async fn connect(&self) -> Box<dyn Io> {
+        self.connect_with(&["http/1.1"]).await
+    }
+
+    /// The same by one that offers that, where there is TLS to offer it.
+    pub async fn connect_with(&self, alpn: &[&str]) -> Box<dyn Io> {
+        if self.public.starts_with("https:") {
+            let client = certificates::client(alpn);
+            Box::new(certificates::connect(self.address(), client).await.unwrap())
+        } else {
+            Box::new(TcpStream::connect(self.address()).await.unwrap())
         }
     }
 
@@ -496,6 +531,9 @@ fn configuration(base_url: &str, credential: &str, settings: &str) -> tempfile::
                - {{match: {{}}, credential: default}}\n"
         );
         write(&format!("tenants/{tenant}.yaml"), &file);
+    }
+    if settings.contains("tls:") {
+        AUTHORITY.issue().write(files.path());
     }
     write("app.password", &password());
     write("hs.secret", HS_SECRET);
