@@ -368,7 +368,7 @@ mod tests {
             let door = Door {
                 listener,
                 router,
-                guard: Guard::of_admin(10),
+                guard: super::Guard::of_admin(10),
                 leftovers: 1 << 20,
                 writes: TaskTracker::new(),
                 stop: stop.clone(),

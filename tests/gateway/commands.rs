@@ -750,8 +750,7 @@ async fn serve_speaks_tls_and_a_hangup_looks_at_the_pair_again() {
         Some(&b"h2"[..])
     );
     let healthy = llavero()
-        .args(["healthcheck", "--config", config.to_str().unwrap()])
-        .env("LLAVERO__SERVER__TLS", tls)
+        .args(["healthcheck", "--url", &format!("http://{admin}")])
         .status();
     assert!(healthy.unwrap().success());
     // Sooner than it would be looked at anyway.

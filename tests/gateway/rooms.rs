@@ -133,7 +133,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("server", &["admin", "app", "config", "tls"]),
+    ("server", &["admin", "app", "clock", "config", "tls"]),
     ("tls", &["clock", "config"]),
 ];
 
