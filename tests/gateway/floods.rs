@@ -37,6 +37,9 @@ fn get(stream: u32, flags: u8) -> Vec<u8> {
     frame(HEADERS, flags, stream, &block)
 }
 
+/// What is sent as the first, the second and so on.
+type Piece<'p> = &'p dyn Fn(u32) -> Vec<u8>;
+
 /// Sends pieces until the gateway ends the connection; fails where it takes all of them.
 async fn flood(name: &str, mut stream: Box<dyn Io>, piece: impl Fn(u32) -> Vec<u8>) {
     const MOST: u32 = 200_000;
@@ -68,7 +71,7 @@ async fn frames_that_ask_for_nothing_end_their_connection_and_nobody_elses() {
         // On a connection of its own all the while.
         world.get("/v1/me").await.ok(200);
         let stream = |at: u32| 2 * at + 1;
-        let floods: [(&str, &dyn Fn(u32) -> Vec<u8>); 6] = [
+        let floods: [(&str, Piece<'_>); 6] = [
             ("ping", &|_| frame(PING, 0, 0, &[7; 8])),
             ("settings", &|_| frame(SETTINGS, 0, 0, &[])),
             ("priority", &|at| {
