@@ -12,6 +12,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const VERSION_00: usize = 55;
 /// More of `tracestate` needn't be kept (Trace Context §3.3.1.5).
 const MAX_STATE_BYTES: usize = 512;
+const MAX_STATE_MEMBERS: usize = 32;
 
 /// The trace that a request belongs to. Anything wrong with `traceparent` and there is none; anything
 /// wrong with `tracestate` and that alone is ignored (Trace Context §3.2, §3.3).
@@ -84,7 +85,27 @@ fn state(headers: &HeaderMap) -> Option<TraceState> {
             return None;
         }
     }
-    TraceState::from_str(&whole).ok()
+    let members = whole
+        .split(',')
+        .map(|member| member.trim_matches([' ', '\t']));
+    let members: Vec<_> = members.filter(|member| !member.is_empty()).collect();
+    let is_good = members.len() <= MAX_STATE_MEMBERS && members.iter().all(|it| is_member(it));
+    // The SDK's own reading takes nearly everything.
+    is_good.then(|| TraceState::from_str(&members.join(",")).ok())?
+}
+
+/// `key=value` (Trace Context §3.3.1.3).
+fn is_member(member: &str) -> bool {
+    let Some((key, value)) = member.split_once('=') else {
+        return false;
+    };
+    let is_start = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit();
+    let is_key = |it: u8| is_start(it) || matches!(it, b'_' | b'-' | b'*' | b'/' | b'@');
+    let is_value = |it: u8| matches!(it, b' '..=b'~') && it != b'=';
+    key.bytes().next().is_some_and(is_start)
+        && key.bytes().all(is_key)
+        && !value.is_empty()
+        && value.bytes().all(is_value)
 }
 
 #[cfg(test)]
@@ -161,7 +182,8 @@ mod tests {
     #[test]
     fn a_wrong_state_is_ignored_alone() {
         let long = format!("a={}", "x".repeat(MAX_STATE_BYTES));
-        for state in ["=", "a", long.as_str()] {
+        let many = "a=1,".repeat(MAX_STATE_MEMBERS + 1);
+        for state in ["=", "a", "a=", "=b", "A=b", "a=b=c", "a b=c", &long, &many] {
             let context = of(&[GOOD], &[state]).expect("good");
             assert_eq!(context.trace_state().header(), "", "{state}");
         }
