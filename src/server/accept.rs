@@ -6,22 +6,19 @@ use axum::Router;
 use futures_util::future::{self, Either};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
     service::TowerToHyperService,
 };
 use prometheus_client::metrics::counter::Counter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Stop,
+    drain::{Draining, close},
     frames::Counted,
     guard::Guard,
     handshake::Handshakes,
@@ -61,7 +58,9 @@ pub(super) struct Door {
     pub(super) leftovers: u64,
     /// Writes whose callers are waited for beyond the grace.
     pub(super) writes: TaskTracker,
-    pub(super) stop: Stop,
+    pub(super) draining: Draining,
+    /// Cuts what is open.
+    pub(super) at_once: CancellationToken,
     pub(super) grace: Duration,
 }
 
@@ -90,10 +89,10 @@ impl Door {
             guard,
             leftovers,
             writes,
-            stop,
+            draining,
+            at_once,
             grace,
         } = self;
-        let graceful = GracefulShutdown::new();
         let open = TaskTracker::new();
         let cut = CancellationToken::new();
         let connection = Arc::new(Connection {
@@ -102,46 +101,48 @@ impl Door {
             leftovers,
             handshakes: guard.handshakes,
             floods: guard.floods,
+            draining: draining.clone(),
         });
+        let gate = guard.gate;
+        let serve = |(stream, peer): (TcpStream, SocketAddr)| {
+            let Some(place) = gate.enter(peer.ip()) else {
+                return;
+            };
+            // Answers are written whole; waiting to fill a packet only delays them.
+            let _ = stream.set_nodelay(true);
+            let (connection, cut) = (connection.clone(), cut.clone());
+            open.spawn(async move {
+                tokio::select! {
+                    () = connection.serve(Socket::new(stream), peer) => {}
+                    () = cut.cancelled() => {}
+                }
+                drop(place);
+            });
+        };
         let mut logged: Option<Instant> = None;
 
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener) => accepted,
-                () = stop.drain.cancelled() => break,
+                biased;
+                () = draining.closes() => break,
+                accepted = listener.accept() => accepted,
             };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok(accepted) => serve(accepted),
                 Err(error) => {
                     if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG) {
                         tracing::warn!(%error, "connections can't be accepted");
                         logged = Some(Instant::now());
                     }
                     sleep(ACCEPT_PAUSE).await;
-                    continue;
                 }
-            };
-            let Some(place) = guard.gate.enter(peer.ip()) else {
-                continue;
-            };
-            let (connection, cut, watcher) = (connection.clone(), cut.clone(), graceful.watcher());
-            let closing = stop.drain.clone();
-            open.spawn(async move {
-                tokio::select! {
-                    () = connection.serve(socket, peer, watcher, closing) => {}
-                    () = cut.cancelled() => {}
-                }
-                drop(place);
-            });
+            }
         }
-        drop(listener);
+        close(listener).into_iter().for_each(serve);
         open.close();
         let finished = async {
             // Behind the answers, what their clients still send is taken.
-            let mut closing = pin!(async {
-                graceful.shutdown().await;
-                open.wait().await;
-            });
+            let mut closing = pin!(open.wait());
             if timeout(grace, &mut closing).await.is_ok() {
                 return true;
             }
@@ -152,7 +153,7 @@ impl Door {
         };
         let finished = tokio::select! {
             finished = finished => finished,
-            () = stop.at_once.cancelled() => false,
+            () = at_once.cancelled() => false,
         };
         if finished {
             return 0;
@@ -164,46 +165,41 @@ impl Door {
     }
 }
 
-async fn accept(listener: &TcpListener) -> std::io::Result<(Socket, SocketAddr)> {
-    let (stream, peer) = listener.accept().await?;
-    // Answers are written whole; waiting to fill a packet only delays them.
-    let _ = stream.set_nodelay(true);
-    Ok((Socket::new(stream), peer))
-}
-
 struct Connection {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
     leftovers: u64,
     handshakes: Option<Handshakes>,
     floods: Counter,
+    draining: Draining,
 }
 
 impl Connection {
-    async fn serve(
-        &self,
-        socket: Socket,
-        peer: SocketAddr,
-        watcher: Watcher,
-        closing: CancellationToken,
-    ) {
+    async fn serve(&self, socket: Socket, peer: SocketAddr) {
         let activity = Activity::new();
+        let too_late = self.draining.is_too_late(&socket);
         let made = match &self.handshakes {
-            Some(handshakes) => handshakes.make(socket, &closing).await,
+            Some(handshakes) => handshakes.make(&socket, too_late).await,
             None => tokio::select! {
-                made = plain(socket) => made,
+                made = plain(&socket) => made,
                 () = activity.ends() => return,
-                () = closing.cancelled() => return,
+                () = too_late => return,
             },
         };
         let Some((stream, speaks)) = made else {
             return;
         };
-        let (builder, (rests, taker), gone, io) = match speaks {
+        let (builder, (rests, taker), gone, leaves, io) = match speaks {
             Protocol::Http1 => (
                 self.builder.clone().http1_only(),
                 Rests::of_http1(&stream),
-                Either::Left(peer::gone(&stream, &activity)),
+                Either::Left(async {
+                    tokio::select! {
+                        () = peer::gone(&stream, &activity) => {}
+                        () = self.draining.gives_up(&stream, &activity) => {}
+                    }
+                }),
+                Either::Left(future::pending()),
                 Counted::http1(stream.clone()),
             ),
             // HTTP/2 reads on whatever it serves, and sees for itself.
@@ -211,6 +207,7 @@ impl Connection {
                 self.builder.clone().http2_only(),
                 Rests::of_http2(&stream, self.leftovers),
                 Either::Right(future::pending()),
+                Either::Right(self.draining.closes()),
                 Counted::http2(stream.clone(), self.floods.clone()),
             ),
         };
@@ -218,23 +215,32 @@ impl Connection {
             service: TowerToHyperService::new(self.router.clone()),
             activity: activity.clone(),
             rests,
+            draining: self.draining.clone(),
             peer,
         };
         let connection = builder.serve_connection(TokioIo::new(io), service);
-        let connection = watcher.watch(connection.into_owned());
         let taking = async {
             taker.take().await;
             future::pending().await
         };
+        let served = async {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                // How a client's connection ends is the client's affair.
+                _ = connection.as_mut() => return,
+                () = leaves => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        };
         tokio::select! {
-            // How a client's connection ends is the client's affair.
-            _ = connection => {}
+            () = served => {}
             () = taking => {}
             () = gone => return,
             () = activity.ends() => return,
         }
         if stream.has_more() && stream.end().is_ok() {
-            linger_on(stream.socket().clone(), self.leftovers).await;
+            linger_on(socket, self.leftovers).await;
         }
     }
 }
@@ -246,9 +252,9 @@ pub(super) enum Protocol {
 }
 
 /// A connection without TLS, as soon as it says what it speaks.
-async fn plain(socket: Socket) -> Option<(Stream, Protocol)> {
-    let speaks = protocol(&socket).await?;
-    Some((Stream::plain(socket), speaks))
+async fn plain(socket: &Socket) -> Option<(Stream, Protocol)> {
+    let speaks = protocol(socket).await?;
+    Some((Stream::plain(socket.clone()), speaks))
 }
 
 /// What the first bytes say; they stay to be read. HTTP/2 begins with `PRI` (RFC 9113 §3.4),
@@ -290,7 +296,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
+    use std::{future::Future, io::Write as _};
 
     use axum::{body::Body, extract::Request, routing};
     use http_body_util::BodyExt as _;
@@ -325,7 +331,7 @@ mod tests {
         told: mpsc::UnboundedReceiver<Told>,
         release: Arc<Notify>,
         tasks: TaskTracker,
-        stop: Stop,
+        draining: Draining,
     }
 
     impl Server {
@@ -364,14 +370,19 @@ mod tests {
                 .route("/body", routing::post(body));
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let at = listener.local_addr().expect("an address");
-            let stop = Stop::default();
+            let draining = Draining {
+                begun: CancellationToken::new(),
+                closed: CancellationToken::new(),
+                last_moment: Duration::ZERO,
+            };
             let door = Door {
                 listener,
                 router,
                 guard: super::Guard::of_admin(10),
                 leftovers: 1 << 20,
                 writes: TaskTracker::new(),
-                stop: stop.clone(),
+                draining: draining.clone(),
+                at_once: CancellationToken::new(),
                 grace: Duration::from_secs(3600),
             };
             let tasks = TaskTracker::new();
@@ -382,7 +393,7 @@ mod tests {
                 told,
                 release,
                 tasks,
-                stop,
+                draining,
             }
         }
 
@@ -404,7 +415,7 @@ mod tests {
         server.tells(Told::Began).await;
         leave(client).await;
         server.tells(Told::Dropped).await;
-        server.stop.drain.cancel();
+        server.draining.closed.cancel();
         server.tasks.wait().await;
     }
 
@@ -467,6 +478,28 @@ mod tests {
                 server.tells(Told::Dropped).await;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_waits_to_be_accepted_is_served_when_the_listener_closes() {
+        let server = Server::start().await;
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            // Nothing is waited for, so that the server can't come to accept it.
+            let mut client = std::net::TcpStream::connect(server.at).expect("it listens");
+            let request = GET.replace("/waits", "/nowhere");
+            client.write_all(request.as_bytes()).expect("is sent");
+            client.set_nonblocking(true).expect("a socket's option");
+            waiting.push(TcpStream::from_std(client).expect("a socket"));
+        }
+        server.draining.begun.cancel();
+        server.draining.closed.cancel();
+        for mut client in waiting {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        }
+        server.tasks.wait().await;
     }
 
     #[tokio::test]

@@ -14,7 +14,6 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
 
 use super::{accept::Protocol, linger::linger_on, socket::Socket, stream::Stream};
 use crate::tls::{self, Tls};
@@ -59,11 +58,11 @@ impl Handshakes {
     /// for who has said nothing.
     pub(super) async fn make(
         &self,
-        socket: Socket,
-        closing: &CancellationToken,
+        socket: &Socket,
+        closing: impl Future<Output = ()>,
     ) -> Option<(Stream, Protocol)> {
         let until = Instant::now() + LONGEST;
-        let made = timeout_at(until, self.shake_hands(&socket, closing)).await;
+        let made = timeout_at(until, self.shake_hands(socket, closing)).await;
         let result = match &made {
             Ok(Ok(_)) => "ok",
             Ok(Err(Failed::Refused)) => "failed",
@@ -79,10 +78,10 @@ impl Handshakes {
                     Some(tls::H2) => Protocol::Http2,
                     _ => Protocol::Http1,
                 };
-                Some((Stream::tls(socket, stream), speaks))
+                Some((Stream::tls(socket.clone(), stream), speaks))
             }
             Ok(Err(Failed::Plain)) => {
-                refuse_plain(socket).await;
+                refuse_plain(socket.clone()).await;
                 None
             }
             _ => None,
@@ -92,13 +91,13 @@ impl Handshakes {
     async fn shake_hands(
         &self,
         socket: &Socket,
-        closing: &CancellationToken,
+        closing: impl Future<Output = ()>,
     ) -> Result<TlsStream<Socket>, Failed> {
         let mut first = [0];
         let peeked = tokio::select! {
             biased;
             peeked = socket.peek(&mut first) => peeked,
-            () = closing.cancelled() => return Err(Failed::Left),
+            () = closing => return Err(Failed::Left),
         };
         match (peeked, first) {
             (Err(_) | Ok(0), _) => return Err(Failed::Left),
@@ -168,6 +167,7 @@ mod tests {
         io::AsyncWriteExt as _,
         net::{TcpListener, TcpStream},
     };
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{clock::Clock, config::server::Tls as Files};
@@ -193,7 +193,9 @@ mod tests {
         let (socket, _) = listener.accept().await.expect("it connects");
         client.write_all(sent).await.expect("is sent");
         let (handshakes, begun) = (handshakes(), Instant::now());
-        let made = handshakes.make(Socket::new(socket), closing).await;
+        let made = handshakes
+            .make(&Socket::new(socket), closing.cancelled())
+            .await;
         assert!(made.is_none());
         let counted = ["ok", "failed", "timeout", "left", "plain_http"]
             .into_iter()

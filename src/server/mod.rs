@@ -1,6 +1,7 @@
 //! Listeners and the drain.
 
 mod accept;
+mod drain;
 mod frames;
 mod gate;
 mod guard;
@@ -23,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{admin::Health, app::App};
 
 use accept::Door;
+use drain::Draining;
 
 pub use guard::Guard;
 
@@ -33,6 +35,8 @@ const ADMIN_CONNECTIONS: usize = 64;
 const LEFTOVERS: u64 = 4;
 const LEAST_LEFTOVERS: u64 = 16 << 20;
 const ADMIN_LEFTOVERS: u64 = 64 * 1024;
+/// Longer than a request is on its way to us on a connection that its client believes to be idle.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// What a probe that is under way may take at the end.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -88,10 +92,12 @@ pub async fn run(
         guard,
         leftovers: largest_image.saturating_mul(LEFTOVERS).max(LEAST_LEFTOVERS),
         writes: tasks.clone(),
-        stop: Stop {
-            drain: stop_public.clone(),
-            at_once: stop.at_once.clone(),
+        draining: Draining {
+            begun: stop.drain.clone(),
+            closed: stop_public.clone(),
+            last_moment: LAST_MOMENT,
         },
+        at_once: stop.at_once.clone(),
         grace: drain.grace,
     };
     let admin = Door {
@@ -100,10 +106,12 @@ pub async fn run(
         guard: Guard::of_admin(ADMIN_CONNECTIONS),
         leftovers: ADMIN_LEFTOVERS,
         writes: TaskTracker::new(),
-        stop: Stop {
-            drain: stop_admin.clone(),
-            at_once: CancellationToken::new(),
+        draining: Draining {
+            begun: stop_admin.clone(),
+            closed: stop_admin.clone(),
+            last_moment: Duration::ZERO,
         },
+        at_once: CancellationToken::new(),
         grace: ADMIN_GRACE,
     };
     let public_done = servers.spawn(public.serve());

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::TcpStream,
@@ -45,6 +45,13 @@ impl Socket {
     /// Looks at what has arrived, like [`TcpStream::peek`].
     pub(super) async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         self.0.stream.peek(into).await
+    }
+
+    /// Whether the system holds nothing that nobody has read. Asks it, since a look at what the
+    /// runtime has noticed may be old.
+    pub(super) fn is_silent(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !matches!(recv(&self.0.stream, &mut [0; 1], flags), Ok((_, 1..)))
     }
 
     /// Writes what can be written without waiting.

@@ -70,9 +70,14 @@ impl Stream {
         self.0.has_more.load(Ordering::Relaxed) && !self.0.is_flooded.load(Ordering::Relaxed)
     }
 
+    /// Whether all that was written has been handed to the system.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.0.is_flushed.load(Ordering::Relaxed)
+    }
+
     /// Writes between two answers: nothing, where one is half written.
     pub(super) fn write_between(&self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.0.is_flushed.load(Ordering::Relaxed) {
+        if !self.is_flushed() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let Some(tls) = &self.0.tls else {

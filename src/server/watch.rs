@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::rest::{Received, Rests};
+use super::{
+    drain::Draining,
+    rest::{Received, Rests},
+};
 
 /// How long a connection may be without its first request, and between two.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
@@ -100,6 +103,27 @@ impl Activity {
         state.requests > 0 && state.takes_interim
     }
 
+    /// A request has come, and is being served as long as that is kept.
+    pub(super) fn begin(&self, version: Version) -> Serving {
+        self.change(|state| {
+            state.requests += 1;
+            state.had_requests = true;
+            state.takes_interim = version == Version::HTTP_11;
+        });
+        Serving(self.clone())
+    }
+
+    /// Whether there has been a request.
+    pub(super) fn had_requests(&self) -> bool {
+        self.lock().had_requests
+    }
+
+    /// Whether a request is being served, or its answer isn't yet taken.
+    pub(super) fn is_serving(&self) -> bool {
+        let state = self.lock();
+        state.requests > 0 || state.answers > 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,11 +145,12 @@ pub(super) struct Watched<S> {
     pub(super) service: S,
     pub(super) activity: Activity,
     pub(super) rests: Rests,
+    pub(super) draining: Draining,
     pub(super) peer: SocketAddr,
 }
 
 /// One request that is being served.
-struct Serving(Activity);
+pub(super) struct Serving(Activity);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -154,20 +179,17 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let activity = self.activity.clone();
-        activity.change(|state| {
-            state.requests += 1;
-            state.had_requests = true;
-            state.takes_interim = request.version() == Version::HTTP_11;
-        });
-        let rests = self.rests.clone();
+        let serving = activity.begin(request.version());
+        let (rests, draining) = (self.rests.clone(), self.draining.clone());
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let serving = Serving(activity.clone());
         let (parts, body) = request.into_parts();
-        let (body, rest) = Received::new(body, parts.version, &parts.headers);
+        let version = parts.version;
+        let (body, rest) = Received::new(body, version, &parts.headers);
         let answer = self.service.call(Request::from_parts(parts, body));
         Box::pin(async move {
             let mut response = answer.await?;
             rest.settle(&mut response, &rests);
+            draining.part(&mut response, version);
             activity.change(|state| state.answers += 1);
             let answering = Answering(activity);
             drop(serving);

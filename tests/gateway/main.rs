@@ -16,6 +16,7 @@ mod commands;
 mod connections;
 mod credentials;
 mod detail;
+mod drain;
 mod early_answers;
 mod exposition;
 mod floods;

@@ -1,0 +1,280 @@
+// What `.ci/rollout` does once everything is installed: node .ci/rollout.mjs BINARY
+//
+// Two instances behind HAProxy, then behind nginx; 500 requests a second with changes and uploads; five times one of
+// the two is ended by SIGTERM and started anew. No request may fail, and none be made twice at the ERP.
+
+import { randomUUID } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { Agent, request } from "node:http";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ORDERS, directory, endsWithin, erp, freePorts, gateway, percentile, photo, start, token, until } from "./stage.mjs";
+
+const [binary] = process.argv.slice(2);
+const RATE = Number(process.env.LLAVERO_RATE ?? 500);
+const ROUNDS = 5;
+/** How long a photo is on its way, and in how many pieces. */
+const UPLOAD_MS = 2000;
+const PIECES = 20;
+const READ_ORDERS = 50;
+
+endsWithin(150);
+
+const configurations = {
+  haproxy: (port, instances) => `global
+  maxconn 4000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 140s
+  timeout server 140s
+  timeout http-request 15s
+  timeout http-keep-alive 75s
+  http-reuse always
+  retries 3
+  option redispatch 1
+  retry-on conn-failure
+frontend callers
+  bind 127.0.0.1:${port}
+  default_backend llavero
+backend llavero
+  option httpchk GET /readyz
+  http-check expect status 200
+  default-server check inter 500ms fall 2 rise 1
+${instances.map((it, at) => `  server s${at} 127.0.0.1:${it.port} port ${it.adminPort}`).join("\n")}
+`,
+  nginx: (port, instances) => `${process.getuid() === 0 ? "user root;" : ""}
+daemon off;
+worker_processes 1;
+pid ${directory}/nginx.pid;
+error_log ${directory}/nginx.log warn;
+events { worker_connections 4000; }
+http {
+  access_log off;
+  client_body_temp_path ${directory}/nginx-body;
+  proxy_temp_path ${directory}/nginx-proxy;
+  fastcgi_temp_path ${directory}/nginx-fastcgi;
+  uwsgi_temp_path ${directory}/nginx-uwsgi;
+  scgi_temp_path ${directory}/nginx-scgi;
+  keepalive_requests 1000000;
+  upstream llavero {
+    zone llavero 64k;
+${instances.map((it) => `    server 127.0.0.1:${it.port} max_fails=3 fail_timeout=1s;`).join("\n")}
+    keepalive 64;
+  }
+  server {
+    listen 127.0.0.1:${port};
+    client_max_body_size 13m;
+    location / {
+      proxy_pass http://llavero;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+      proxy_connect_timeout 5s;
+      proxy_read_timeout 140s;
+      proxy_request_buffering off;
+      proxy_next_upstream error timeout;
+    }
+  }
+}
+`,
+};
+const commands = {
+  haproxy: (file) => ["haproxy", ["-db", "-f", file]],
+  nginx: (file) => ["nginx", ["-e", `${directory}/nginx.log`, "-c", file, "-p", directory]],
+};
+
+/** Callers who send at a steady rate, whatever becomes of what they sent. */
+class Callers {
+  constructor(port) {
+    this.port = port;
+    this.agent = new Agent({ keepAlive: true, maxSockets: 1000 });
+    this.bearer = token("ana");
+    this.sent = 0;
+    this.forget();
+  }
+
+  /** Begins a new count. */
+  forget() {
+    this.count = 0;
+    this.failures = [];
+    this.times = [];
+    this.done = new Map();
+    this.underWay = new Set();
+    this.uploads = 0;
+  }
+
+  /** Sends until `work` is done, and waits for the last answer. Gives back how many a second were sent. */
+  async during(work) {
+    let goesOn = true;
+    const sending = (async () => {
+      const begun = performance.now();
+      while (goesOn) {
+        const due = Math.floor(((performance.now() - begun) / 1000) * RATE);
+        while (this.count < due) this.send();
+        await sleep(4);
+      }
+      return (this.count / (performance.now() - begun)) * 1000;
+    })();
+    try {
+      await work();
+    } finally {
+      goesOn = false;
+    }
+    const rate = await sending;
+    await Promise.all(this.underWay);
+    return rate;
+  }
+
+  send() {
+    this.count += 1;
+    const number = this.sent++;
+    const at = number % 100;
+    const written = READ_ORDERS + 1 + (number % (ORDERS - READ_ORDERS));
+    let answered;
+    if (at === 0 || at === 50) answered = this.upload(written);
+    else if (at % 5 === 1) answered = this.change(written, number);
+    else if (at % 10 === 2) answered = this.ask("GET", "/v1/ordenes?limit=20", 200);
+    else answered = this.ask("GET", `/v1/ordenes/${1 + (number % READ_ORDERS)}`, 200);
+    const kept = answered.catch((error) => this.failures.push(error.message)).finally(() => this.underWay.delete(kept));
+    this.underWay.add(kept);
+  }
+
+  async change(order, number) {
+    const body = Buffer.from(JSON.stringify({ descripcion: `<p>${number}</p>` }));
+    await this.ask("PATCH", `/v1/ordenes/${order}`, 200, [body], { "content-type": "application/json" });
+    this.note(`PATCH ${order}`);
+  }
+
+  async upload(order) {
+    const body = Buffer.concat([
+      Buffer.from('--b\r\ncontent-disposition: form-data; name="proceso"\r\n\r\nantes\r\n'
+        + '--b\r\ncontent-disposition: form-data; name="imagen"; filename="a.png"\r\n\r\n'),
+      photo(300),
+      Buffer.from("\r\n--b--\r\n"),
+    ]);
+    const piece = Math.ceil(body.length / PIECES);
+    const pieces = Array.from({ length: PIECES }, (_, at) => body.subarray(at * piece, (at + 1) * piece));
+    this.uploads += 1;
+    try {
+      await this.ask("POST", `/v1/ordenes/${order}/imagenes`, 201, pieces,
+        { "content-type": "multipart/form-data; boundary=b", "idempotency-key": randomUUID() });
+    } finally {
+      this.uploads -= 1;
+    }
+    this.note(`POST ${order}`);
+  }
+
+  note(write) {
+    this.done.set(write, (this.done.get(write) ?? 0) + 1);
+  }
+
+  ask(method, path, expected, pieces = [], headers = {}) {
+    const begun = performance.now();
+    return new Promise((done, failed) => {
+      const fail = (why) => failed(new Error(`${method} ${path.replace(/\d+/, "…")}: ${why}`));
+      const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
+      const sent = request({
+        host: "127.0.0.1", port: this.port, method, path, agent: this.agent, timeout: 60_000,
+        headers: { authorization: `Bearer ${this.bearer}`, ...(length && { "content-length": length }), ...headers },
+      });
+      sent.on("error", (error) => fail(error.code ?? error.message));
+      sent.on("timeout", () => sent.destroy(new Error("no answer within 60 s")));
+      sent.on("response", (answer) => {
+        const parts = [];
+        answer.on("data", (part) => parts.push(part));
+        answer.on("error", (error) => fail(error.code ?? error.message));
+        answer.on("end", () => {
+          if (method === "GET") this.times.push(performance.now() - begun);
+          if (answer.statusCode === expected) return done();
+          const code = /"code":"([^"]*)"/.exec(Buffer.concat(parts).toString())?.[1] ?? "not the gateway's";
+          fail(`${answer.statusCode} ${code}`);
+        });
+      });
+      (async () => {
+        for (const [at, piece] of pieces.entries()) {
+          if (at > 0) await sleep(UPLOAD_MS / PIECES);
+          if (sent.destroyed) return;
+          sent.write(piece);
+        }
+        sent.end();
+      })();
+    });
+  }
+}
+
+/** What the ERP made more often, and less often, than its callers were told. */
+async function compared(journal, callers) {
+  const made = new Map();
+  for (const it of await (await fetch(journal)).json()) {
+    const [, order, isImage] = /ordenes_servicio\/(\d+)\/(\w*)/.exec(it.path) ?? [];
+    if (it.method === "GET" || !(it.status >= 200 && it.status < 300)) continue;
+    const write = `${isImage ? "POST" : "PATCH"} ${order}`;
+    made.set(write, (made.get(write) ?? 0) + 1);
+  }
+  await fetch(journal, { method: "DELETE" });
+  let [twice, never, all] = [0, 0, 0];
+  for (const write of new Set([...made.keys(), ...callers.done.keys()])) {
+    const more = (made.get(write) ?? 0) - (callers.done.get(write) ?? 0);
+    all += made.get(write) ?? 0;
+    if (more > 0) twice += more;
+    else never -= more;
+  }
+  return { twice, never, all };
+}
+
+let isWell = true;
+const { at, journal } = await erp(binary);
+
+async function behind(name) {
+  const instances = [await gateway(binary, at), await gateway(binary, at)];
+  for (const instance of instances) await instance.start();
+  const [port] = await freePorts(1);
+  const file = join(directory, `${name}.conf`);
+  writeFileSync(file, configurations[name](port, instances));
+  const proxy = start(name, ...commands[name](file));
+  await until(name, async () => {
+    if (proxy.exitCode !== null) throw new Error(`${name} ended:\n${proxy.text()}`);
+    const answer = await fetch(`http://127.0.0.1:${port}/v1/me`).catch(() => undefined);
+    return answer?.status === 401;
+  });
+  const callers = new Callers(port);
+  await fetch(journal, { method: "DELETE" });
+  for (let round = 1; round <= ROUNDS; round += 1) {
+    callers.forget();
+    const instance = instances[round % 2];
+    let [drained, uploads, code] = [];
+    const rate = await callers.during(async () => {
+      await sleep(2200);
+      const begun = performance.now();
+      uploads = callers.uploads;
+      const { child } = instance;
+      child.kill("SIGTERM");
+      code = await child.ended;
+      drained = (performance.now() - begun) / 1000;
+      if (code !== 0 || child.text().includes("connections were cut")) {
+        isWell = false;
+        console.log(child.text().split("\n").slice(-12).join("\n"));
+      }
+      await instance.start();
+      await sleep(700);
+    });
+    const { twice, never, all } = await compared(journal, callers);
+    const p99 = percentile(callers.times, 99).toFixed(0);
+    console.log(`${name} restart ${round}: ${callers.count} requests, ${rate.toFixed(0)}/s, ${all} writes, `
+      + `${uploads} uploads under way at SIGTERM, drained in ${drained.toFixed(1)} s (exit ${code}), GET p99 ${p99} ms: `
+      + `${callers.failures.length} failed, ${twice} made twice, ${never} lost`);
+    const kinds = new Map();
+    for (const failure of callers.failures) kinds.set(failure, (kinds.get(failure) ?? 0) + 1);
+    for (const [failure, times] of kinds) console.log(`  ${times} × ${failure}`);
+    // Without uploads and without the rate it would show nothing.
+    isWell &&= callers.failures.length + twice + never === 0 && uploads > 0 && all > 0 && rate > RATE * 0.9;
+  }
+  callers.agent.destroy();
+  proxy.kill("SIGKILL");
+  for (const instance of instances) instance.child.kill("SIGKILL");
+}
+
+for (const name of (process.env.LLAVERO_PROXY ?? "haproxy nginx").split(" ")) await behind(name);
+console.log(isWell ? "rollout: nothing failed, nothing was made twice" : "rollout: FAILED");
+process.exit(isWell ? 0 : 1);
