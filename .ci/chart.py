@@ -577,6 +577,9 @@ def keeps_promises(helm, work):
     if all_[0]["spec"] != yaml.safe_load((CHART / "files/alerts.yaml").read_text()):
         raise Wrong("the rules aren't those of files/alerts.yaml")
     dashboard = next(it for it in monitoring if it["metadata"]["name"] == "llavero-dashboard")
+    about = dashboard["metadata"]
+    if about["annotations"] != {"grafana_folder": "Gateways"} or about["labels"]["grafana_dashboard"] != "1":
+        raise Wrong(f"the dashboard's labels and annotations aren't those of the values: {about}")
     if json.loads(dashboard["data"]["llavero.json"]) != json.loads((CHART / "files/dashboard.json").read_text()):
         raise Wrong("the dashboard isn't that of files/dashboard.json")
     for file, *lines in NOTES:
