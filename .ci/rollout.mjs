@@ -172,7 +172,7 @@ class Callers {
   ask(method, path, expected, pieces = [], headers = {}) {
     const begun = performance.now();
     return new Promise((done, failed) => {
-      const fail = (why) => failed(new Error(`${method} ${path.replace(/\d+/, "…")}: ${why}`));
+      const fail = (why) => failed(new Error(`${method} ${path.replace(/(?<=ordenes\/)\d+/, "…")}: ${why}`));
       const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
       const sent = request({
         host: "127.0.0.1", port: this.port, method, path, agent: this.agent, timeout: 60_000,
