@@ -60,6 +60,7 @@ struct Metrics {
     registry: MetricRegistry,
     cache_bytes: Gauge,
     upstream_pauses: Gauge,
+    ready: Gauge,
     exchange: Exchange,
 }
 
@@ -84,10 +85,17 @@ pub fn router(
         "Credentials whose requests wait for the end of a pause that a 429 of the ERP began",
         upstream_pauses.clone(),
     );
+    let ready = Gauge::default();
+    metrics.register(
+        "llavero_ready",
+        "Whether /readyz says that requests should come here",
+        ready.clone(),
+    );
     let metrics = Arc::new(Metrics {
         registry: metrics,
         cache_bytes,
         upstream_pauses,
+        ready,
         exchange,
     });
     Router::new()
@@ -211,9 +219,13 @@ fn told(standing: &Standing) -> String {
 }
 
 async fn render_metrics(
+    State(health): State<Health>,
+    State(identity): State<Identity>,
     State(metrics): State<Arc<Metrics>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let ready = !health.is_draining() && identity.has_keys();
+    metrics.ready.set(ready.into());
     let bytes = i64::try_from(metrics.exchange.cached_bytes()).unwrap_or(i64::MAX);
     metrics.cache_bytes.set(bytes);
     let pauses = metrics.exchange.paused_credentials().len();

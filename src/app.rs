@@ -31,6 +31,7 @@ use crate::{
     telemetry::{
         audit::{AuditLog, OpenError},
         logs::LostLines,
+        memory_limit::MemoryLimit,
         process,
         traces::{self, Exporter, StartError},
     },
@@ -182,6 +183,7 @@ impl App {
         process::register(&mut metrics);
         telemetry.lost_lines.register(&mut metrics);
         let (tracer, traces) = traces::start(telemetry.traces, &clock, &mut metrics)?;
+        metrics.register_collector(Box::new(MemoryLimit::of_this_process()));
         let tasks = TaskTracker::new();
         let watchlist = Watchlist::new(clock.clone());
         registry.current().watch(&watchlist);

@@ -144,6 +144,8 @@ pub struct Standing {
 pub(super) struct Metrics {
     refreshes: Family<RefreshLabels, Counter>,
     last_success: Family<IssuerLabel, Gauge>,
+    failing: Family<IssuerLabel, Gauge>,
+    expiry: Family<IssuerLabel, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -169,6 +171,16 @@ impl Metrics {
             "When issuers' keys were last fetched; 0 where they never were",
             self.last_success.clone(),
         );
+        metrics.register(
+            "llavero_jwks_failing",
+            "Whether the last fetch of an issuer's keys failed",
+            self.failing.clone(),
+        );
+        metrics.register(
+            "llavero_jwks_expiry_timestamp_seconds",
+            "When issuers' keys are believed no more if no fetch succeeds; 0 where there never were any",
+            self.expiry.clone(),
+        );
     }
 
     fn count(&self, issuer: &Arc<str>, result: &'static str) {
@@ -178,14 +190,28 @@ impl Metrics {
             .inc();
     }
 
-    fn succeeded(&self, issuer: &Arc<str>, at: SystemTime) {
+    fn set_failing(&self, issuer: &Arc<str>, failing: bool) {
         let issuer = issuer.clone();
-        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).ok();
-        let seconds = seconds.map_or(0, |at| i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
-        self.last_success
+        self.failing
             .get_or_create(&IssuerLabel { issuer })
-            .set(seconds);
+            .set(failing.into());
     }
+
+    fn confirmed(&self, issuer: &Arc<str>, at: SystemTime, until: SystemTime) {
+        let issuer = issuer.clone();
+        let label = IssuerLabel { issuer };
+        self.last_success
+            .get_or_create(&label)
+            .set(unix_seconds(at));
+        self.expiry.get_or_create(&label).set(unix_seconds(until));
+    }
+}
+
+fn unix_seconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok();
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 impl Provider {
@@ -202,7 +228,8 @@ impl Provider {
             let labels = RefreshLabels { issuer, result };
             let _ = metrics.refreshes.get_or_create(&labels);
         }
-        metrics.succeeded(&issuer, SystemTime::UNIX_EPOCH);
+        metrics.set_failing(&issuer, false);
+        metrics.confirmed(&issuer, SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
         let state = State {
             flight: None,
             numbers: 0,
@@ -517,7 +544,9 @@ impl Inner {
             tracing::info!(issuer = %self.issuer, "an issuer's keys can be fetched again");
         }
         self.metrics.count(&self.issuer, result);
-        self.metrics.succeeded(&self.issuer, begun_wall);
+        self.metrics.set_failing(&self.issuer, false);
+        let until = begun_wall + self.rules.keep_for;
+        self.metrics.confirmed(&self.issuer, begun_wall, until);
     }
 
     fn failed(&self, error: FetchError) {
@@ -537,6 +566,7 @@ impl Inner {
         };
         state.failing_since = Some((since, error));
         self.metrics.count(&self.issuer, "failed");
+        self.metrics.set_failing(&self.issuer, true);
     }
 
     /// When the next fetch is due.

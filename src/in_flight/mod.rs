@@ -99,7 +99,13 @@ impl Budget {
     #[must_use]
     pub fn new(total: u64, largest: u64, clock: Clock, metrics: &mut MetricRegistry) -> Self {
         let (in_flight, waiting) = (Gauge::default(), Gauge::default());
-        let refused = Family::default();
+        let (refused, limit) = (Family::default(), Gauge::<i64>::default());
+        limit.set(i64::try_from(total).unwrap_or(i64::MAX));
+        metrics.register(
+            "llavero_uploads_in_flight_limit_bytes",
+            "What uploads under way may reserve together: images.in_flight_bytes",
+            limit,
+        );
         metrics.register(
             "llavero_uploads_in_flight_bytes",
             "Memory that uploads under way have reserved",

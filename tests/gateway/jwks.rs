@@ -316,6 +316,11 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
     let long = json!({"exp": world.clock.unix_seconds() + 100_000});
     let remembered = key.token(&provider.issuer(), &world.clock, &long);
     world.get_as(&remembered, "/v1/me").await.ok(200);
+    let issuer = provider.issuer();
+    let is_failing = |is: u8| format!(r#"llavero_jwks_failing{{issuer="{issuer}"}} {is}"#);
+    world.wait_for_metric(&is_failing(0)).await;
+    let until = expiry(&world, &provider).await;
+    assert_eq!(until, confirmed(&world, &provider).await + 120, "keep_for");
 
     provider.answers(Manner::Status(503, None));
     world.clock.advance(Duration::from_secs(60));
@@ -326,6 +331,12 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
         let _time = world.time_passes_by(Duration::from_millis(5));
         is_unavailable(&ask(&world, &provider, &stranger).await);
     }
+    world.wait_for_metric(&is_failing(1)).await;
+    assert_eq!(
+        expiry(&world, &provider).await,
+        until,
+        "nothing confirmed them"
+    );
     let told = lines(&provider, "an issuer's keys can't be fetched");
     assert_eq!(told.len(), 1, "once, not for each attempt: {told:?}");
     assert_eq!(told[0]["level"], "WARN");
@@ -346,6 +357,7 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
         .send(not_ready)
         .await
         .problem(503, "identity-unavailable");
+    world.wait_for_metric("llavero_ready 0").await;
 
     provider.answers(Manner::Well);
     let _time = world.time_passes_by(Duration::from_millis(50));
@@ -363,6 +375,27 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
         1
     );
     assert_eq!(lines(&provider, DROPPED).len(), 1);
+    world.wait_for_metric(&is_failing(0)).await;
+    world.wait_for_metric("llavero_ready 1").await;
+    assert!(expiry(&world, &provider).await > until + 120);
+}
+
+/// When that provider's keys are believed no more, as the metrics say.
+async fn expiry(world: &World, provider: &Provider) -> u64 {
+    moment(world, provider, "llavero_jwks_expiry_timestamp_seconds").await
+}
+
+/// When they were last fetched.
+async fn confirmed(world: &World, provider: &Provider) -> u64 {
+    let name = "llavero_jwks_last_success_timestamp_seconds";
+    moment(world, provider, name).await
+}
+
+async fn moment(world: &World, provider: &Provider, name: &str) -> u64 {
+    let start = format!(r#"{name}{{issuer="{}"}} "#, provider.issuer());
+    let metrics = world.metrics().await;
+    let found = metrics.lines().find_map(|line| line.strip_prefix(&start));
+    found.expect("is there").parse().unwrap()
 }
 
 const DROPPED: &str =

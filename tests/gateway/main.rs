@@ -31,6 +31,7 @@ mod keys_in_answers;
 mod lies;
 mod limits;
 mod list;
+mod metrics;
 mod model;
 mod odd_answers;
 mod operators;

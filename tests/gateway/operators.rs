@@ -53,6 +53,7 @@ async fn metrics_count_what_happened_under_bounded_labels() {
         r#"http_client_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200"} 1"#,
         r#"llavero_cache_requests_total{result="hit"} 1"#,
         r#"llavero_cache_requests_total{result="miss"} 1"#,
+        "llavero_ready 1",
         "llavero_tenants 2",
         "llavero_tenant_config_errors 0",
         "llavero_upstream_wait_seconds_count 2",
@@ -183,6 +184,7 @@ async fn a_drain_turns_readiness_off_finishes_requests_and_takes_no_more() {
         }
     };
     assert_eq!(status, 503);
+    assert!(world.metrics().await.contains("\nllavero_ready 0\n"));
     assert_eq!(admin(&world, "/livez").await.0, 200, "draining isn't dying");
     // Within the delay new connections are still taken.
     assert_eq!(world.get("/v1/me").await.status, 200);
