@@ -316,6 +316,10 @@ impl Metrics {
             errors: Gauge::default(),
             reloads: Family::default(),
         };
+        // Every series is there from the start, so that a first failure is an increase.
+        for result in ["changed", "unchanged", "failed"] {
+            let _ = this.reloads.get_or_create(&ResultLabel { result });
+        }
         metrics.register(
             "llavero_tenants",
             "Tenants that are served",

@@ -82,6 +82,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Self; 6] = [
+        Self::Overloaded,
+        Self::TooSlow,
+        Self::Idle,
+        Self::Incomplete,
+        Self::TooLarge,
+        Self::Malformed,
+    ];
+
+    const fn label(self) -> ReasonLabel {
+        let reason = self.as_str();
+        ReasonLabel { reason }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Overloaded => "overloaded",
@@ -99,7 +113,12 @@ impl Budget {
     #[must_use]
     pub fn new(total: u64, largest: u64, clock: Clock, metrics: &mut MetricRegistry) -> Self {
         let (in_flight, waiting) = (Gauge::default(), Gauge::default());
-        let (refused, limit) = (Family::default(), Gauge::<i64>::default());
+        let refused = Family::<ReasonLabel, Counter>::default();
+        // Every series is there from the start, so that a first refusal is an increase.
+        for reason in Reason::ALL {
+            let _ = refused.get_or_create(&reason.label());
+        }
+        let limit = Gauge::<i64>::default();
         limit.set(i64::try_from(total).unwrap_or(i64::MAX));
         metrics.register(
             "llavero_uploads_in_flight_limit_bytes",
@@ -165,10 +184,7 @@ impl Budget {
 
     /// Counts an upload that was ended.
     pub fn count(&self, reason: Reason) {
-        let label = ReasonLabel {
-            reason: reason.as_str(),
-        };
-        self.0.refused.get_or_create(&label).inc();
+        self.0.refused.get_or_create(&reason.label()).inc();
     }
 
     /// Lets in who may come in now.
