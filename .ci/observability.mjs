@@ -540,7 +540,9 @@ async function checkMetrics(prometheus, exposed) {
   const names = new Set(table.flatMap((line) => line.split(" |")[0].match(METRIC) ?? []));
   for (const text of exposed) {
     for (const [, name, kind] of text.matchAll(/^# TYPE (\S+) (\S+)$/gm)) {
-      names.add(kind === "counter" ? `${name}_total` : kind === "info" ? `${name}_info` : name);
+      // OpenMetrics leaves these ends out here, the older format doesn't.
+      const ending = { counter: "_total", info: "_info" }[kind] ?? "";
+      names.add(name.endsWith(ending) ? name : name + ending);
     }
   }
   // What rules and panels name, whether it is there or not.
@@ -663,16 +665,17 @@ async function run() {
   sluggish(slow, erp);
   neighbour.keysAreThere = false;
   crowd(crowded, 90);
+  repeatedly(100, () => pipeline(noisy, 1500), 3);
   await at(5);
   writeFileSync(join(ill.at, "tenants", "rota.yaml"), "clave: rota\ncredenciales: {}\n");
   for (let times = 0; times < 4; times++) {
     restless.process.kill("SIGKILL");
     await restless.process.ended;
     await restless.start();
-    await at(8 + 4 * times);
+    // Each start must be scraped, or nobody knows of it.
+    await sleep(2500);
   }
   repeatedly(2000, () => pings(slow));
-  repeatedly(200, () => pipeline(noisy, 1500), 1);
   await at(28);
   restless.process.kill("SIGKILL");
   gone.process.kill("SIGKILL");

@@ -73,8 +73,8 @@ fn declared() -> BTreeSet<String> {
 async fn each_metric_is_told_of_in_the_readme() {
     let (documented, declared) = (documented(), declared());
     assert!(declared.len() > 30, "they are found: {declared:?}");
-    // A counter's name gets its end when it is written.
-    let written = |name: &String| [name.clone(), format!("{name}_total")];
+    // The names of counters and infos get their ends when they are written.
+    let written = |name: &String| ["", "_total", "_info"].map(|end| format!("{name}{end}"));
     let untold: Vec<_> = declared
         .iter()
         .filter(|name| !written(name).iter().any(|it| documented.contains(it)))
@@ -82,7 +82,8 @@ async fn each_metric_is_told_of_in_the_readme() {
     assert!(untold.is_empty(), "not in README.md: {untold:?}");
     let exposed = World::start().await.metrics().await;
     for name in &documented {
-        let plain = name.strip_suffix("_total").unwrap_or(name);
+        let plain = name.strip_suffix("_total");
+        let plain = plain.or(name.strip_suffix("_info")).unwrap_or(name);
         let is_declared = declared.contains(name) || declared.contains(plain);
         assert!(is_declared, "{name} of README.md is no metric");
     }
@@ -91,8 +92,13 @@ async fn each_metric_is_told_of_in_the_readme() {
             .strip_prefix("# TYPE ")
             .and_then(|line| line.split_once(' '))
         {
-            let end = if kind == "counter" { "_total" } else { "" };
-            let name = format!("{name}{end}");
+            // OpenMetrics leaves the end of a counter's name out here, the older format doesn't.
+            let end = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let name = format!("{}{end}", name.trim_end_matches(end));
             assert!(documented.contains(&name), "{name} isn't in README.md");
         }
     }
