@@ -399,7 +399,7 @@ function ordinary(it, tenant) {
 /** Much at once that goes wrong on the way to the ERP, and what callers do. */
 function troubled(it) {
   ordinary(it, "sana");
-  repeatedly(50, () => change(it, token(`user-${any(1000)}`, "sana"), 1 + any(20), { descripcion: `<p>${"x".repeat(4000)}</p>` }));
+  repeatedly(50, () => change(it, token(`user-${any(1000)}`, "sana"), 1 + any(20), { descripcion: `<p>${"x".repeat(40_000)}</p>` }));
   // Each several times, so that equal reads meet.
   repeatedly(700, () => Promise.all(Array.from({ length: 5 }, () => read(it, token("ana", "entra"), "/v1/ordenes?limit=5"))));
   repeatedly(400, () => read(it, token("ana", "caida"), `${ORDEN}${1 + any(20)}`, { "Cache-Control": "max-age=0" }));
