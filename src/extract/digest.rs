@@ -4,6 +4,8 @@
 use aws_lc_rs::digest::{Algorithm, Context, Digest, SHA256, SHA512};
 use http::{HeaderMap, HeaderName};
 
+use crate::problem::{Code, FieldError, Problem};
+
 /// How many bytes are hashed before others get their turn: a fifth of a millisecond at most.
 pub(super) const STEP: usize = 64 * 1024;
 
@@ -160,6 +162,33 @@ fn read(member: &[u8]) -> Option<Option<(&'static Algorithm, Vec<u8>)>> {
         Some((_, algorithm, length)) if digest.len() == *length => Some(Some((*algorithm, digest))),
         Some(_) => None,
         None => Some(None),
+    }
+}
+
+/// What the sender of a request is told whose own promise is broken.
+pub(super) fn of_request(broken: &Broken) -> Problem {
+    let (field, detail) = told("request's", broken);
+    let error = FieldError::parameter(field.as_str(), detail.clone());
+    Problem::new(Code::MalformedBody, detail)
+        .with_errors(vec![error])
+        .caused_by("a digest of the request doesn't hold")
+}
+
+/// The field, and what is wrong with it. `whose` it is stands before it.
+pub(super) fn told<'a>(whose: &str, broken: &'a Broken) -> (&'a HeaderName, String) {
+    match broken {
+        Broken::Unreadable(field) => (
+            field,
+            format!(
+                "The {whose} `{field}` can't be read. It must be such as `sha-256=:<base64 of 32 bytes>:` (RFC 9530)."
+            ),
+        ),
+        Broken::Mismatch(field) => (
+            field,
+            format!(
+                "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way. Send it again. (That of a request is over its whole body, that in the head of a part over the part.)"
+            ),
+        ),
     }
 }
 

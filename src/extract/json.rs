@@ -10,7 +10,10 @@ use crate::{
     problem::{Code, FieldError, Problem},
 };
 
-use super::body::{self, Limit};
+use super::{
+    body::{self, Limit},
+    digest::{Promised, of_request},
+};
 
 /// An order's fields are a few hundred bytes and its description a few thousand.
 const MAX_BYTES: u64 = 256 * 1024;
@@ -46,11 +49,14 @@ where
             ));
         }
         let (parts, body) = request.into_parts();
+        let mut promised = Promised::by(&parts.headers).map_err(|broken| of_request(&broken))?;
         let limit = Limit {
             bytes: MAX_BYTES,
             field: None,
         };
         let bytes = body::read(&parts.headers, body, limit, &Clock::from_ref(state)).await?;
+        promised.update(&bytes);
+        promised.check().map_err(|broken| of_request(&broken))?;
         if bytes.is_empty() {
             return Err(Problem::new(
                 Code::MalformedBody,

@@ -1,5 +1,7 @@
 //! The header `Idempotency-Key`.
 
+use sfv::{BareItem, Item, Parser};
+
 /// What a caller calls its request, the same each time that it sends it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(String);
@@ -12,16 +14,16 @@ pub struct InvalidKey;
 impl IdempotencyKey {
     const MOST: usize = 255;
 
-    /// From the field's value: a string of structured fields (RFC 9651 §3.3.3), as the draft has it,
-    /// or the bare characters, as many clients send it. Both are the same key.
+    /// From the field's value: an item of structured fields that is a string (RFC 9651 §3.3), as the draft has it,
+    /// whose parameters say nothing here; or the bare characters, as many clients send it. Both are the same key.
     ///
     /// # Errors
     /// It is neither.
     pub fn read(value: &[u8]) -> Result<Self, InvalidKey> {
         let value = value.trim_ascii();
-        let key = match value.strip_prefix(b"\"") {
-            Some(quoted) => unquoted(quoted)?,
-            None => value.to_vec(),
+        let key = match value.starts_with(b"\"") {
+            true => quoted(value)?,
+            false => value.to_vec(),
         };
         let is_sound =
             (1..=Self::MOST).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
@@ -36,20 +38,12 @@ impl IdempotencyKey {
     }
 }
 
-/// What stands between the quotes, whose first is gone.
-fn unquoted(quoted: &[u8]) -> Result<Vec<u8>, InvalidKey> {
-    let mut key = Vec::with_capacity(quoted.len());
-    let mut bytes = quoted.iter();
-    loop {
-        match bytes.next() {
-            Some(b'"') if bytes.as_slice().is_empty() => return Ok(key),
-            Some(b'\\') => match bytes.next() {
-                Some(escaped @ (b'"' | b'\\')) => key.push(*escaped),
-                _ => return Err(InvalidKey),
-            },
-            Some(b'"') | None => return Err(InvalidKey),
-            Some(byte) => key.push(*byte),
-        }
+/// What stands between the quotes.
+fn quoted(value: &[u8]) -> Result<Vec<u8>, InvalidKey> {
+    let item: Item = Parser::new(value).parse().map_err(|_| InvalidKey)?;
+    match item.bare_item {
+        BareItem::String(key) => Ok(String::from(key).into_bytes()),
+        _ => Err(InvalidKey),
     }
 }
 
@@ -69,6 +63,10 @@ mod tests {
         }
         assert_eq!(key(r#""a\"b\\c""#).as_deref(), Some(r#"a"b\c"#));
         assert_eq!(key("a\"b").as_deref(), Some("a\"b"));
+        for parameters in [";p=1", "; p", ";a=\"x;y\";b=?1", ";at=@1659578233"] {
+            let value = format!("\"8e03978e\"{parameters}");
+            assert_eq!(key(&value).as_deref(), Some("8e03978e"), "{value}");
+        }
         let longest = "x".repeat(255);
         assert_eq!(key(&longest), Some(longest.clone()));
         assert_eq!(key(&format!("\"{longest}\"")), Some(longest));
@@ -86,7 +84,11 @@ mod tests {
             "a b",
             "\"a b\"",
             "\"a\"b",
-            "\"a\";x=1",
+            "\"a\";",
+            "\"a\";x=",
+            "\"a\" ;x=1",
+            "\"a\";X=1",
+            "\"a\",\"b\"",
             "\"a\\n\"",
             "\"a\\\"",
             "ñ",

@@ -106,19 +106,22 @@ impl Rewritten {
         })
     }
 
-    /// Only how the picture is to be turned; none where it isn't.
-    pub(super) fn orientation_only(tiff: &[u8]) -> Option<Self> {
-        let (tiff, directory) = Tiff::open(tiff)?;
-        let mut main = tiff.kept(&directory, &[ORIENTATION..=ORIENTATION]);
-        main.retain(
-            |entry| !matches!(&entry.value, Value::Bytes(it) if tiff.order.u16(it) == Some(1)),
-        );
-        let order = tiff.order;
-        (!main.is_empty()).then_some(Self {
+    /// Only how the picture is to be turned, in the byte order of a block that can be read.
+    pub(super) fn turned(tiff: &[u8], orientation: u16) -> Self {
+        let order = Order::of(tiff).unwrap_or(Order::Little);
+        Self {
             order,
-            main,
+            main: vec![Entry::orientation(order, orientation)],
             preview: Vec::new(),
-        })
+        }
+    }
+
+    /// The same, and how the picture is to be turned, where the block doesn't say it.
+    pub(super) fn or_turned(mut self, orientation: u16) -> Self {
+        if !self.main.iter().any(|entry| entry.tag == ORIENTATION) {
+            self.main.push(Entry::orientation(self.order, orientation));
+        }
+        self
     }
 
     /// The fullest form that has so many bytes at most.
@@ -135,7 +138,8 @@ impl Rewritten {
         (!self.main.is_empty() && written.len() <= most).then_some(written)
     }
 
-    fn write(&self) -> Vec<u8> {
+    /// All of it.
+    pub(super) fn write(&self) -> Vec<u8> {
         let mut out = match self.order {
             Order::Little => b"II*\0".to_vec(),
             Order::Big => b"MM\0*".to_vec(),
@@ -148,6 +152,16 @@ impl Rewritten {
             write_directory(&mut out, self.order, &self.preview);
         }
         out
+    }
+}
+
+/// How the picture is to be turned, 1 to 8; none where the block doesn't say.
+pub(super) fn orientation(tiff: &[u8]) -> Option<u16> {
+    let (tiff, directory) = Tiff::open(tiff)?;
+    let found = tiff.kept(&directory, &[ORIENTATION..=ORIENTATION]);
+    match &found.first()?.value {
+        Value::Bytes(number) => tiff.order.u16(number),
+        _ => None,
     }
 }
 
@@ -204,6 +218,15 @@ enum Order {
 }
 
 impl Order {
+    /// What a block begins with.
+    fn of(tiff: &[u8]) -> Option<Self> {
+        match tiff {
+            [b'I', b'I', 42, 0, ..] => Some(Self::Little),
+            [b'M', b'M', 0, 42, ..] => Some(Self::Big),
+            _ => None,
+        }
+    }
+
     fn u16(self, bytes: &[u8]) -> Option<u16> {
         let bytes = *bytes.first_chunk()?;
         Some(match self {
@@ -263,6 +286,10 @@ impl Entry {
         })
     }
 
+    fn orientation(order: Order, number: u16) -> Self {
+        Self::bytes(ORIENTATION, SHORT, 1, &order.short(number))
+    }
+
     fn bytes(tag: u16, kind: u16, count: u32, bytes: &[u8]) -> Self {
         Self {
             tag,
@@ -299,11 +326,7 @@ struct Found {
 impl<'a> Tiff<'a> {
     /// With its first directory.
     fn open(bytes: &'a [u8]) -> Option<(Self, Directory)> {
-        let order = match bytes {
-            [b'I', b'I', 42, 0, ..] => Order::Little,
-            [b'M', b'M', 0, 42, ..] => Order::Big,
-            _ => return None,
-        };
+        let order = Order::of(bytes)?;
         let tiff = Self { order, bytes };
         let directory = tiff.directory(order.u32(bytes.get(4..)?)?)?;
         Some((tiff, directory))
@@ -389,10 +412,8 @@ impl<'a> Tiff<'a> {
             LONG => u16::try_from(self.order.u32(&found.field)?).ok()?,
             _ => return None,
         };
-        let value = self.order.short(number);
-        (1..=8)
-            .contains(&number)
-            .then(|| Entry::bytes(ORIENTATION, SHORT, 1, &value))
+        let is_one = found.count == 1 && (1..=8).contains(&number);
+        is_one.then(|| Entry::orientation(self.order, number))
     }
 
     /// A thumbnail that has no metadata of its own.
@@ -443,8 +464,8 @@ mod tests {
     }
 
     fn oriented(kind: u16, value: u32) -> Option<Vec<u8>> {
-        Rewritten::orientation_only(&block(&[entry(ORIENTATION, kind, value)], &[0; 4]))?
-            .within(100)
+        let number = orientation(&block(&[entry(ORIENTATION, kind, value)], &[0; 4]))?;
+        Rewritten::turned(b"II*\0", number).within(100)
     }
 
     #[test]
@@ -453,7 +474,7 @@ mod tests {
         assert_eq!(expected.len(), 26);
         assert_eq!(oriented(LONG, 6), Some(expected.clone()));
         assert_eq!(oriented(1, 6), Some(expected));
-        for meaningless in [0, 1, 9, 65_536] {
+        for meaningless in [0, 9, 65_536] {
             assert_eq!(oriented(LONG, meaningless), None, "{meaningless}");
         }
     }

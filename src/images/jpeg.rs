@@ -1,6 +1,6 @@
 //! JPEG (ITU T.81): segments, scans, the end.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use memchr::memmem;
 
@@ -14,7 +14,7 @@ pub(super) const APP15: u8 = 0xEF;
 pub(super) const COMMENT: u8 = 0xFE;
 pub(super) const END: u8 = 0xD9;
 pub(super) const START: [u8; 2] = [0xFF, 0xD8];
-const START_OF_SCAN: u8 = 0xDA;
+pub(super) const START_OF_SCAN: u8 = 0xDA;
 
 /// What begins an EXIF segment (CIPA DC-008 §4.7.2).
 pub(super) const EXIF: &[u8] = b"Exif\0\0";
@@ -77,6 +77,23 @@ pub(super) fn piece(bytes: &[u8], at: usize) -> Option<Piece> {
         start,
         payload,
         end,
+    })
+}
+
+/// What segments of that marker say before the first scan.
+pub(super) fn before_scans(bytes: &[u8], marker: u8) -> impl Iterator<Item = &[u8]> {
+    let mut at = START.len();
+    iter::from_fn(move || {
+        loop {
+            let piece = piece(bytes, at)?;
+            if matches!(piece.marker, START_OF_SCAN | END) {
+                return None;
+            }
+            at = piece.end;
+            if piece.marker == marker {
+                return bytes.get(piece.payload);
+            }
+        }
     })
 }
 

@@ -7,11 +7,13 @@ mod format;
 mod heif;
 mod inspect;
 mod jpeg;
+mod orientation;
 mod png;
 mod shrink;
 mod strip;
 mod trailer;
 mod webp;
+mod xmp;
 
 use std::sync::Arc;
 

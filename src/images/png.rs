@@ -1,6 +1,6 @@
 //! PNG (RFC 2083, W3C PNG third edition): chunks.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use super::{Unusable, foreign, inspect::Size, trailer};
 
@@ -30,6 +30,16 @@ pub(super) fn chunk(bytes: &[u8], at: usize) -> Option<Chunk> {
         start: at,
         data,
         end,
+    })
+}
+
+/// The types and data of the chunks before the last one, as far as they are whole.
+pub(super) fn chunks(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
+    let mut at = SIGNATURE;
+    iter::from_fn(move || {
+        let chunk = chunk(bytes, at).filter(|chunk| chunk.kind != *b"IEND")?;
+        at = chunk.end;
+        Some((chunk.kind, &bytes[chunk.data]))
     })
 }
 

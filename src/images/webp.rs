@@ -1,6 +1,6 @@
 //! WebP (RFC 9649): a RIFF file's chunks.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use super::{Unusable, foreign, inspect::Size, trailer};
 
@@ -43,6 +43,17 @@ pub(super) fn end(bytes: &[u8]) -> Option<usize> {
     let size = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?) as usize;
     let end = size.checked_add(8)?;
     (HEAD..=bytes.len()).contains(&end).then_some(end)
+}
+
+/// The types and data of a file's chunks, as far as they are whole.
+pub(super) fn chunks(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
+    let end = end(bytes).unwrap_or_default();
+    let mut at = HEAD;
+    iter::from_fn(move || {
+        let chunk = chunk(bytes, at, end)?;
+        at = chunk.end;
+        Some((chunk.kind, &bytes[chunk.data]))
+    })
 }
 
 /// Whether a file is a WebP.

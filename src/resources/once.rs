@@ -77,6 +77,8 @@ pub(super) async fn start(
     let Some(once) = once else {
         return Ok(Start::Send(None));
     };
+    // A request that is refused here has an image as well, and its record says which.
+    permit.trail().shows(image);
     match idempotency.begin(once).await? {
         Begun::First(claim) => Ok(Start::Send(Some(claim))),
         Begun::Done(body) => {

@@ -94,6 +94,19 @@ impl World {
     }
 }
 
+/// A record of something that wasn't done, which says of which photo.
+fn assert_is_of(record: &Value, image: &[u8]) {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, image);
+    let hex: String = digest
+        .as_ref()
+        .iter()
+        .map(|it| format!("{it:02x}"))
+        .collect();
+    assert_eq!(record["outcome"], "refused");
+    assert_eq!(record["image_sha256"], hex);
+    assert_eq!(record["image_bytes"], image.len());
+}
+
 fn assert_replayed(reply: &Reply, first: &Reply) {
     assert_eq!(reply.status, first.status);
     assert_eq!(reply.header("idempotent-replayed"), "true");
@@ -108,7 +121,7 @@ async fn a_photo_that_is_sent_again_under_its_key_is_attached_once() {
     let first = world.upload_keyed("8e03978e", sony()).await;
     first.ok(201);
     assert_eq!(first.header("idempotent-replayed"), "");
-    for key in ["8e03978e", "\"8e03978e\""] {
+    for key in ["8e03978e", "\"8e03978e\"", "\"8e03978e\";p=1"] {
         let again = world.upload_keyed(key, sony()).await;
         assert_replayed(&again, &first);
     }
@@ -126,9 +139,13 @@ async fn a_photo_that_is_sent_again_under_its_key_is_attached_once() {
 async fn another_photo_under_a_used_key_is_refused() {
     let world = World::start().await;
     world.upload_keyed("k", sony()).await.ok(201);
-    let mismatch = world.upload_keyed("k", other()).await;
+    let request = world.keyed("k").header("x-request-id", "refused");
+    let mismatch = world.send(request.multipart(form(None, other()))).await;
     mismatch.problem(422, "idempotency-mismatch");
     assert_eq!(mismatch.named(), ["Idempotency-Key"]);
+    let record = world.record_of("refused").await;
+    assert_eq!(record["code"], "idempotency-mismatch");
+    assert_is_of(&record, &other());
     let titled = world
         .keyed("k")
         .multipart(form(Some("Otro título"), sony()));
@@ -202,21 +219,25 @@ async fn a_key_that_is_none_is_refused_before_anything_else() {
 #[tokio::test]
 async fn the_same_key_while_it_runs_is_told_to_wait() {
     let world = World::start().await;
-    let slow = Faults {
-        delay: Some(300),
+    // It runs as long as the clock stands still, and is then found.
+    let silent = Faults {
+        accept_then_hang: true,
         ..Faults::default()
     };
-    world.faults("carper", slow);
-    let (first, second) = tokio::join!(world.upload_keyed("k", sony()), async {
+    world.faults("carper", hits_writes(silent));
+    let (first, (second, _time)) = tokio::join!(world.upload_keyed("k", sony()), async {
         while world.received().is_empty() {
             tokio::task::yield_now().await;
         }
         let mismatch = world.upload_keyed("k", other()).await;
         mismatch.problem(422, "idempotency-mismatch");
-        world.upload_keyed("k", sony()).await
+        let request = world.keyed("k").header("x-request-id", "early");
+        let second = world.send(request.multipart(form(None, sony()))).await;
+        (second, world.time_flies())
     });
     first.ok(201);
     second.problem(409, "idempotency-conflict");
+    assert_is_of(&world.record_of("early").await, &sony());
     assert!(second.header("retry-after").parse::<u64>().unwrap() >= 1);
     let third = world.upload_keyed("k", sony()).await;
     assert_replayed(&third, &first);

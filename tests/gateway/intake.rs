@@ -387,7 +387,7 @@ async fn an_upload_holds_its_image_until_the_erp_has_answered_whoever_leaves() {
     for _ in 0..20 {
         in_flight(&world, image.len()).await;
     }
-    let _time = world.time_passes_by(Duration::from_secs(1));
+    let _time = world.time_flies_by(Duration::from_secs(1));
     in_flight(&world, 0).await;
 }
 
@@ -404,7 +404,7 @@ async fn an_upload_without_room_is_refused_before_its_body_and_another_tenants_i
         world.token(&json!({}))
     );
     let second = begun(&world, &token, &format!("POST {PATH}"), 60_000, b"").await;
-    let time = world.time_passes_by(Duration::from_millis(50));
+    let time = world.time_flies_by(Duration::from_millis(50));
     let (head, problem) = answer(second).await;
     drop(time);
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
@@ -455,7 +455,7 @@ async fn a_body_that_stalls_or_trickles_is_ended_with_a_problem() {
         let world = World::configured(settings).await;
         let socket = upload(&world, 300_000, &form("", &image())[..10_000]).await;
         in_flight(&world, 300_000).await;
-        let _time = world.time_passes_by(Duration::from_millis(500));
+        let _time = world.time_flies_by(Duration::from_millis(500));
         let (head, problem) = answer(socket).await;
         assert!(head.starts_with("HTTP/1.1 408"), "{head}");
         assert_eq!(problem["code"], "request-timeout");
@@ -478,7 +478,7 @@ async fn a_change_that_stalls_is_ended_with_a_problem() {
     );
     let request = "PATCH /v1/ordenes/11001";
     let socket = begun(&world, &token, request, 100_000, b"{").await;
-    let _time = world.time_passes_by(Duration::from_millis(100));
+    let _time = world.time_flies_by(Duration::from_millis(100));
     let (head, problem) = answer(socket).await;
     assert!(head.starts_with("HTTP/1.1 408"), "{head}");
     assert_eq!(problem["code"], "request-timeout");

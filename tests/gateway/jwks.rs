@@ -290,7 +290,7 @@ async fn the_same_keys_again_forget_nothing() {
     let token = key.token(&provider.issuer(), &world.clock, &nothing());
     world.get_as(&token, "/v1/me").await.ok(200);
     {
-        let _time = world.time_passes_by(Duration::from_secs(5));
+        let _time = world.time_flies_by(Duration::from_secs(5));
         world
             .wait_for_metric(&refreshes(&provider, "unchanged", 2))
             .await;
@@ -328,7 +328,7 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
     world.get_as(&remembered, "/v1/me").await.ok(200);
     {
         // Nobody knows whether the stranger's key is a new one.
-        let _time = world.time_passes_by(Duration::from_millis(5));
+        let _time = world.time_flies_by(Duration::from_millis(5));
         is_unavailable(&ask(&world, &provider, &stranger).await);
     }
     world.wait_for_metric(&is_failing(1)).await;
@@ -347,7 +347,7 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
 
     world.clock.advance(Duration::from_secs(60));
     {
-        let _time = world.time_passes_by(Duration::from_millis(5));
+        let _time = world.time_flies_by(Duration::from_millis(5));
         is_unavailable(&world.get_as(&remembered, "/v1/me").await);
         is_unavailable(&ask(&world, &provider, &key).await);
         wait_for_line(&provider, DROPPED).await;
@@ -360,7 +360,7 @@ async fn the_last_good_keys_outlive_their_provider_for_as_long_as_configured() {
     world.wait_for_metric("llavero_ready 0").await;
 
     provider.answers(Manner::Well);
-    let _time = world.time_passes_by(Duration::from_millis(50));
+    let _time = world.time_flies_by(Duration::from_millis(50));
     let begun = std::time::Instant::now();
     loop {
         let reply = ask(&world, &provider, &key).await;
@@ -505,7 +505,7 @@ async fn a_provider_that_lies_brings_no_keys() {
         providers.push(provider);
     }
     let world = before_all(&providers, ", timeout: 10s").await;
-    let _time = world.time_passes_by(Duration::from_millis(20));
+    let _time = world.time_flies_by(Duration::from_millis(20));
     let asked = providers
         .iter()
         .flat_map(|provider| [&key, &attackers].map(|key| ask(&world, provider, key)));
@@ -536,7 +536,7 @@ async fn a_provider_that_begins_to_lie_takes_no_keys_away() {
         provider.answers(manner.clone());
     }
     world.clock.advance(Duration::from_secs(299));
-    let _time = world.time_passes_by(Duration::from_millis(20));
+    let _time = world.time_flies_by(Duration::from_millis(20));
     for (provider, (what, _, expected)) in providers.iter().zip(lies) {
         let told = cause(provider).await;
         assert!(told.contains(expected), "{what}: {told}");
@@ -608,7 +608,7 @@ async fn a_discovery_document_speaks_for_its_issuer_only() {
         providers.push(provider);
     }
     let world = World::configured(&auth(", timeout: 5s", &issuers)).await;
-    let _time = world.time_passes_by(Duration::from_millis(20));
+    let _time = world.time_flies_by(Duration::from_millis(20));
     let asked = providers.iter().map(|provider| ask(&world, provider, &key));
     for reply in join_all(asked).await {
         is_unavailable(&reply);

@@ -102,6 +102,35 @@ async fn a_body_that_is_no_object_is_malformed() {
 }
 
 #[tokio::test]
+async fn a_change_that_was_changed_on_the_way_is_refused() {
+    const BODY: &str = r#"{"status": 4}"#;
+    let digest = |body: &str| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
+        let text = base64_simd::STANDARD.encode_to_string(digest);
+        format!("sha-256=:{text}:")
+    };
+    let world = World::start().await;
+    let change = |field: &str, value: String| {
+        let request = world.request(Method::PATCH, "/v1/ordenes/11001");
+        let request = request.header("content-type", "application/json");
+        world.send(request.header(field, value).body(BODY))
+    };
+    for field in ["content-digest", "repr-digest"] {
+        for wrong in [digest(r#"{"status": 3}"#), "sha-256=:AAAA:".to_owned()] {
+            let reply = change(field, wrong).await;
+            reply.problem(400, "malformed-body");
+            assert_eq!(reply.named(), [field]);
+        }
+    }
+    assert!(world.received().is_empty());
+    for field in ["content-digest", "repr-digest"] {
+        let orden = change(field, digest(BODY)).await.ok(200);
+        assert_eq!(orden["status"], "cancelada");
+        change(field, "md5=:AAAA:".to_owned()).await.ok(200);
+    }
+}
+
+#[tokio::test]
 async fn a_member_that_is_there_twice_is_named() {
     let world = World::start().await;
     for (body, pointer) in [

@@ -223,6 +223,36 @@ async fn a_photo_without_metadata_is_the_same_picture() {
     check_all("strip-all").await;
 }
 
+/// Files that say how they are to be turned otherwise than in EXIF's own place, and how.
+const TURNED: [(&str, u32); 8] = [
+    ("turned/attribute.jpg", 6),
+    ("turned/element.jpg", 6),
+    ("turned/exif-first.jpg", 8),
+    ("turned/xmp.png", 6),
+    ("turned/packed-xmp.png", 6),
+    ("turned/raw-exif.png", 6),
+    ("turned/raw-app1.png", 6),
+    ("turned/xmp.webp", 6),
+];
+
+#[tokio::test]
+async fn a_photo_stays_turned_wherever_its_file_said_so() {
+    for metadata in ["strip-location", "strip-all"] {
+        let world = World::configured(&format!(
+            "images: {{metadata: {metadata}, dedupe_window: 0}}\n"
+        ))
+        .await;
+        for (name, turned) in TURNED {
+            let original = photo(name);
+            let got = through(&world, original.clone()).await;
+            assert_eq!(orientation(&got), turned, "{name}");
+            assert_nowhere(name, &original, &got);
+            assert!(pixels(&got) == pixels(&original), "{name}");
+            assert!(got.len() <= original.len(), "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_a_place_stays_and_goes_with_all() {
     let camera = [

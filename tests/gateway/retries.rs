@@ -194,7 +194,7 @@ async fn every_photo_arrives_once_and_everybody_is_answered() {
     )
     .await;
     let world = Arc::new(world);
-    let _time = world.time_passes_by(Duration::from_millis(20));
+    let _time = world.time_flies_by(Duration::from_millis(20));
     let mut rng = Rng::with_seed(5);
     let troubles = {
         let (world, mut rng) = (world.clone(), rng.fork());

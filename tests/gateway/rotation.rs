@@ -66,7 +66,7 @@ async fn keys_change_under_load_while_the_provider_fails_half_the_time() {
     };
     let keys = Mutex::new(vec![publish(first)]);
     let seen = Seen::default();
-    let _time = world.time_passes_by(Duration::from_millis(50));
+    let _time = world.time_flies_by(Duration::from_millis(50));
 
     let wait = async |time: Duration| {
         world.clock.sleep_until(world.clock.instant() + time).await;

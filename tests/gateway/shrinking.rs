@@ -132,6 +132,29 @@ async fn the_erp_gets_a_photo_that_fits_and_stands_upright() {
 }
 
 #[tokio::test]
+async fn a_photo_is_made_upright_wherever_its_file_said_so() {
+    for (name, format, turned) in [
+        ("turned/attribute.jpg", Format::Jpeg, 6),
+        ("turned/element.jpg", Format::Jpeg, 6),
+        ("turned/exif-first.jpg", Format::Jpeg, 8),
+        ("turned/xmp.png", Format::Png, 6),
+        ("turned/packed-xmp.png", Format::Png, 6),
+        ("turned/raw-exif.png", Format::Png, 6),
+        ("turned/raw-app1.png", Format::Png, 6),
+        ("turned/xmp.webp", Format::Webp, 6),
+    ] {
+        let small = bytes(&photo(name), format, 48).await;
+        let (picture, turn, _) = read(&small);
+        assert_eq!(turn, Orientation::NoTransforms, "{name}");
+        assert_eq!((picture.width(), picture.height()), (32, 48), "{name}");
+        // The red corner was above on the left: turned clockwise it is on the right, the other way below.
+        let (x, y) = if turned == 6 { (27, 4) } else { (4, 43) };
+        let Rgb([red, green, blue]) = *picture.to_rgb8().get_pixel(x, y);
+        assert!(red > 190 && green < 80 && blue < 80, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_photo_within_the_limit_arrives_as_it_is() {
     let world = World::configured("images:\n  max_dimension: 1278\n").await;
     for name in [

@@ -6,7 +6,7 @@ mod form;
 use axum::extract::{FromRef, FromRequest, Request};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName,
+    HeaderMap,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     body::{self, Limit},
-    digest::{self, Broken, Promised},
+    digest::{self, Broken, Promised, of_request},
     multipart::{Boundary, InvalidBoundary, Malformed, Reader},
     pace::{Cut, Paced, Patience},
 };
@@ -322,37 +322,12 @@ impl From<Malformed> for Problem {
     }
 }
 
-fn of_request(broken: &Broken) -> Problem {
-    let (field, detail) = told("request's", broken);
-    let error = FieldError::parameter(field.as_str(), detail.clone());
-    Problem::new(Code::MalformedBody, detail)
-        .with_errors(vec![error])
-        .caused_by("a digest of the request doesn't hold")
-}
-
 fn of_part(part: &str, broken: &Broken) -> Problem {
-    let (_, detail) = told(&format!("part `{part}`'s"), broken);
+    let (_, detail) = digest::told(&format!("part `{part}`'s"), broken);
     let error = FieldError::body(part, detail.clone());
     Problem::new(Code::MalformedBody, detail)
         .with_errors(vec![error])
         .caused_by("a digest of the photo doesn't hold")
-}
-
-fn told<'a>(whose: &str, broken: &'a Broken) -> (&'a HeaderName, String) {
-    match broken {
-        Broken::Unreadable(field) => (
-            field,
-            format!(
-                "The {whose} `{field}` can't be read. It must be such as `sha-256=:<base64 of 32 bytes>:` (RFC 9530)."
-            ),
-        ),
-        Broken::Mismatch(field) => (
-            field,
-            format!(
-                "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way. Send it again. (That of a request is over its whole body, that in the head of a part over the part.)"
-            ),
-        ),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOpt
 use zune_jpeg::JpegDecoder;
 
 use super::{
-    Fitted, Shrink, Unusable,
+    Fitted, Format, Shrink, Unusable,
     exif::Exif,
     picture::{Channels, Picture, Size},
 };
@@ -105,6 +105,7 @@ fn leave_the_end_open(image: &mut BytesMut, scan_at: usize) {
 }
 
 pub(super) fn shrink(mut image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
+    let turn = super::turn(&image, Format::Jpeg);
     let head = Head::read(&image);
     let (space, channels) = match head.components {
         1 => (ColorSpace::Luma, Channels::Gray),
@@ -140,7 +141,7 @@ pub(super) fn shrink(mut image: BytesMut, size: Size, shrink: Shrink) -> Result<
     // Its room is needed now.
     drop(image);
 
-    let picture = picture.fit(shrink.max_dimension, super::orientation(exif.as_ref()))?;
+    let picture = picture.fit(shrink.max_dimension, turn)?;
     let Size { width, height } = picture.size;
     let mut out = BytesMut::with_capacity(picture.size.pixels() / 4).writer();
     let mut encoder = JpegEncoder::new_with_quality(&mut out, shrink.quality);

@@ -25,8 +25,8 @@ use bytes::BytesMut;
 use image::metadata::Orientation;
 use tokio::sync::Semaphore;
 
-use self::{exif::Exif, picture::Size};
-use super::{Format, Unusable};
+use self::picture::Size;
+use super::{Format, Unusable, orientation};
 
 /// Decoding is bound by memory as much as by cores, and others need those too.
 const MOST_PLACES: u32 = 2;
@@ -153,8 +153,12 @@ impl Shrinker {
     }
 }
 
-fn orientation(exif: Option<&Exif>) -> Orientation {
-    exif.map_or(Orientation::NoTransforms, Exif::orientation)
+/// How the picture is to be turned.
+fn turn(image: &[u8], format: Format) -> Orientation {
+    orientation::of(image, format)
+        .and_then(|it| u8::try_from(it).ok())
+        .and_then(Orientation::from_exif)
+        .unwrap_or(Orientation::NoTransforms)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use bytes::{BufMut as _, BytesMut};
 use png::{BitDepth, ColorType, Decoder, Encoder, Info, Limits, Transformations, chunk::ChunkType};
 
 use super::{
-    Fitted, Shrink, Unusable,
+    Fitted, Format, Shrink, Unusable,
     exif::Exif,
     picture::{Channels, Picture, Size},
 };
@@ -18,6 +18,7 @@ pub(super) const BYTES_A_PIXEL: u64 = 4;
 const BESIDE_PIXELS: usize = 16 << 20;
 
 pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
+    let turn = super::turn(&image, Format::Png);
     let limits = Limits {
         bytes: BESIDE_PIXELS,
     };
@@ -54,7 +55,7 @@ pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitt
     // Its room is needed now.
     drop(image);
 
-    let picture = picture.fit(shrink.max_dimension, super::orientation(exif.as_ref()))?;
+    let picture = picture.fit(shrink.max_dimension, turn)?;
     let Size { width, height } = picture.size;
     (info.width, info.height) = (width, height);
     (info.color_type, info.bit_depth) = (color, BitDepth::Eight);

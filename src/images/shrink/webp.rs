@@ -7,7 +7,7 @@ use image_webp::WebPDecoder;
 use webp::{PixelLayout, WebPConfig};
 
 use super::{
-    Fitted, Shrink, Unusable,
+    Fitted, Format, Shrink, Unusable,
     exif::Exif,
     picture::{Channels, Picture, Size},
 };
@@ -23,6 +23,7 @@ const HAS_ALPHA: u8 = 0b0001_0000;
 const HAS_EXIF: u8 = 0b0000_1000;
 
 pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
+    let turn = super::turn(&image, Format::Webp);
     let mut decoder = WebPDecoder::new(Cursor::new(&image[..])).map_err(|_| Unusable::Damaged)?;
     if decoder.is_animated() {
         drop(decoder);
@@ -49,7 +50,7 @@ pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitt
     // Its room is needed now.
     drop(image);
 
-    let picture = picture.fit(shrink.max_dimension, super::orientation(exif.as_ref()))?;
+    let picture = picture.fit(shrink.max_dimension, turn)?;
     let Size { width, height } = picture.size;
     let encoded = encode(&picture, is_lossy, shrink.quality)?;
     let exif = exif.map(|exif| exif.of_shrunk(width, height));

@@ -3,15 +3,16 @@
 use bytes::BytesMut;
 
 use super::{Compaction, Exif, Unusable};
-use crate::images::jpeg::{self, ADOBE, APP0, APP1, APP2, APP14, APP15, COMMENT, END, JFIF, START};
+use crate::images::jpeg::{
+    self, ADOBE, APP0, APP1, APP2, APP14, APP15, COMMENT, END, JFIF, START, START_OF_SCAN,
+};
 
 /// A marker and a length.
 const SEGMENT_HEAD: usize = 4;
 
-pub(super) fn strip(image: &mut BytesMut, exif: Exif) -> Result<bool, Unusable> {
+pub(super) fn strip(image: &mut BytesMut, mut exif: Exif) -> Result<bool, Unusable> {
     let mut kept = Compaction::of(image, START.len());
     let mut at = START.len();
-    let mut has_exif = false;
     loop {
         let piece = jpeg::piece(kept.image, at).ok_or(Unusable::Damaged)?;
         let payload = &kept.image[piece.payload.clone()];
@@ -21,23 +22,21 @@ pub(super) fn strip(image: &mut BytesMut, exif: Exif) -> Result<bool, Unusable> 
                 let segment = segment(APP0, &[&payload[..JFIF], &[0, 0]]);
                 kept.put(&segment);
             }
-            APP1 if !has_exif && payload.starts_with(jpeg::EXIF) => {
-                let most = kept.room(piece.end) - SEGMENT_HEAD - jpeg::EXIF.len();
-                let most = most.min(usize::from(u16::MAX) - 2 - jpeg::EXIF.len());
-                if let Some(tiff) = exif.of(&payload[jpeg::EXIF.len()..], most) {
-                    let segment = segment(APP1, &[jpeg::EXIF, &tiff]);
-                    kept.put(&segment);
-                    has_exif = true;
-                }
-            }
             APP2 if payload.starts_with(b"ICC_PROFILE\0") => kept.keep(piece.start..piece.end),
             APP14 if payload.starts_with(b"Adobe") && payload.len() >= ADOBE => {
                 let segment = segment(APP14, &[&payload[..ADOBE]]);
                 kept.put(&segment);
             }
-            APP0..=APP15 | COMMENT => {}
-            // Reserved for extensions that no decoder of photos has.
-            0xF0..=0xFD => {}
+            // From F0 to FD they are reserved for extensions that no decoder of photos has.
+            APP0..=APP15 | 0xF0..=COMMENT => {
+                let most = room(&kept, piece.end);
+                put(&mut kept, exif.whole(most));
+            }
+            START_OF_SCAN => {
+                let most = room(&kept, piece.start);
+                put(&mut kept, exif.rest(most));
+                kept.keep(piece.start..piece.end);
+            }
             END => {
                 kept.keep(piece.start..piece.end);
                 return Ok(kept.finish());
@@ -45,6 +44,18 @@ pub(super) fn strip(image: &mut BytesMut, exif: Exif) -> Result<bool, Unusable> 
             _ => kept.keep(piece.start..piece.end),
         }
         at = piece.end;
+    }
+}
+
+/// For an EXIF block, where what was read ends there.
+fn room(kept: &Compaction<'_>, read: usize) -> usize {
+    let most = kept.room(read).min(2 + usize::from(u16::MAX));
+    most.saturating_sub(SEGMENT_HEAD + jpeg::EXIF.len())
+}
+
+fn put(kept: &mut Compaction<'_>, exif: Option<Vec<u8>>) {
+    if let Some(tiff) = exif {
+        kept.put(&segment(APP1, &[jpeg::EXIF, &tiff]));
     }
 }
 

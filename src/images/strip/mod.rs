@@ -14,42 +14,68 @@ use std::ops::Range;
 
 use bytes::BytesMut;
 
-use super::{Format, Metadata, Unusable, exif::Rewritten};
+use super::{Format, Metadata, Unusable, exif::Rewritten, orientation};
 
 /// Removes metadata from an image that was inspected. Whether anything changed.
 ///
 /// # Errors
 /// The image is damaged, or its format's metadata can't be removed.
 pub fn strip(image: &mut BytesMut, format: Format, metadata: Metadata) -> Result<bool, Unusable> {
-    let exif = match metadata {
-        Metadata::Keep => return Ok(false),
-        Metadata::StripLocation => Exif::WithoutLocation,
-        Metadata::StripAll => Exif::OrientationOnly,
-    };
+    if metadata == Metadata::Keep {
+        return Ok(false);
+    }
+    let exif = Exif::of(image, format, metadata);
     match format {
         Format::Jpeg => jpeg::strip(image, exif),
-        Format::Png => png::strip(image, exif),
+        Format::Png => png::strip(image, exif, metadata),
         Format::Webp => webp::strip(image, exif),
         // The configuration doesn't let it get here.
         Format::Heic => Err(Unusable::Format),
     }
 }
 
-/// What stays of EXIF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exif {
-    WithoutLocation,
-    OrientationOnly,
+/// The EXIF that the image is to have, until it is put there: at the first piece that goes and leaves room enough, which
+/// is its own at the latest if it didn't grow.
+#[derive(Debug)]
+struct Exif(Option<Block>);
+
+#[derive(Debug)]
+struct Block {
+    rewritten: Rewritten,
+    /// All of it.
+    written: Vec<u8>,
 }
 
 impl Exif {
-    /// What stays of a block, in so many bytes at most.
-    fn of(self, tiff: &[u8], most: usize) -> Option<Vec<u8>> {
-        let kept = match self {
-            Self::WithoutLocation => Rewritten::without_location(tiff),
-            Self::OrientationOnly => Rewritten::orientation_only(tiff),
+    fn of(image: &[u8], format: Format, metadata: Metadata) -> Self {
+        let turned = orientation::of(image, format).filter(|it| *it != 1);
+        let mut blocks = orientation::exif_blocks(image, format);
+        let rewritten = match metadata {
+            Metadata::StripLocation => {
+                let kept = blocks.find_map(Rewritten::without_location);
+                match (kept, turned) {
+                    (Some(kept), Some(turned)) => Some(kept.or_turned(turned)),
+                    (Some(kept), None) => Some(kept),
+                    (None, turned) => turned.map(|turned| Rewritten::turned(&[], turned)),
+                }
+            }
+            _ => turned.map(|turned| Rewritten::turned(blocks.next().unwrap_or_default(), turned)),
         };
-        kept?.within(most)
+        Self(rewritten.map(|rewritten| Block {
+            written: rewritten.write(),
+            rewritten,
+        }))
+    }
+
+    /// All of it, once, where that has so many bytes at most.
+    fn whole(&mut self, most: usize) -> Option<Vec<u8>> {
+        let block = self.0.take_if(|block| block.written.len() <= most)?;
+        Some(block.written)
+    }
+
+    /// What of it has so many bytes at most, where it wasn't put yet.
+    fn rest(&mut self, most: usize) -> Option<Vec<u8>> {
+        self.0.take()?.rewritten.within(most)
     }
 }
 

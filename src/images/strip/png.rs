@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::{Compaction, Exif, Unusable};
+use crate::images::Metadata;
 use crate::images::png::{self, FRAME, SIGNATURE};
 
 const PICTURE: [&[u8; 4]; 20] = [
@@ -10,29 +11,39 @@ const PICTURE: [&[u8; 4]; 20] = [
     b"iCCP", b"sBIT", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"bKGD", b"hIST", b"pHYs", b"sPLT",
 ];
 
-pub(super) fn strip(image: &mut BytesMut, exif: Exif) -> Result<bool, Unusable> {
+pub(super) fn strip(
+    image: &mut BytesMut,
+    mut exif: Exif,
+    metadata: Metadata,
+) -> Result<bool, Unusable> {
     let mut kept = Compaction::of(image, SIGNATURE);
     let mut at = SIGNATURE;
-    let mut has_exif = false;
     loop {
         let chunk = png::chunk(kept.image, at).ok_or(Unusable::Damaged)?;
-        match &chunk.kind {
-            b"eXIf" if !has_exif => {
-                let most = kept.room(chunk.end) - FRAME;
-                let data = &kept.image[chunk.data];
-                let tiff = data.strip_prefix(b"Exif\0\0").unwrap_or(data);
-                if let Some(tiff) = exif.of(tiff, most) {
-                    kept.put(&png::framed(*b"eXIf", &tiff));
-                    has_exif = true;
-                }
-            }
-            b"tIME" if exif == Exif::WithoutLocation => kept.keep(chunk.start..chunk.end),
-            kind if PICTURE.contains(&kind) => kept.keep(chunk.start..chunk.end),
-            _ => {}
+        let is_last = chunk.kind == *b"IEND";
+        let stays = match &chunk.kind {
+            b"tIME" => metadata == Metadata::StripLocation,
+            kind => PICTURE.contains(&kind),
+        };
+        if is_last {
+            let most = kept.room(chunk.start).saturating_sub(FRAME);
+            put(&mut kept, exif.rest(most));
+        } else if !stays {
+            let most = kept.room(chunk.end).saturating_sub(FRAME);
+            put(&mut kept, exif.whole(most));
         }
-        if chunk.kind == *b"IEND" {
+        if stays {
+            kept.keep(chunk.start..chunk.end);
+        }
+        if is_last {
             return Ok(kept.finish());
         }
         at = chunk.end;
+    }
+}
+
+fn put(kept: &mut Compaction<'_>, exif: Option<Vec<u8>>) {
+    if let Some(tiff) = exif {
+        kept.put(&png::framed(*b"eXIf", &tiff));
     }
 }

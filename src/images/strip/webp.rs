@@ -9,7 +9,7 @@ use crate::images::webp::{self, CHUNK_HEAD, Chunk, FRAME_HEAD, HEAD};
 const HAS_EXIF: u8 = 0x08;
 const HAS_XMP: u8 = 0x04;
 
-pub(super) fn strip(image: &mut BytesMut, exif: Exif) -> Result<bool, Unusable> {
+pub(super) fn strip(image: &mut BytesMut, mut exif: Exif) -> Result<bool, Unusable> {
     let end = webp::end(image).ok_or(Unusable::Damaged)?;
     let mut kept = Compaction::of(image, HEAD);
     let mut at = HEAD;
@@ -17,26 +17,35 @@ pub(super) fn strip(image: &mut BytesMut, exif: Exif) -> Result<bool, Unusable> 
     while at < end {
         let chunk = webp::chunk(kept.image, at, end).ok_or(Unusable::Damaged)?;
         match &chunk.kind {
-            b"EXIF" if !has_exif => {
-                // An odd length is made even.
-                let most = kept.room(chunk.end).saturating_sub(CHUNK_HEAD) & !1;
-                let data = &kept.image[chunk.data.clone()];
-                let tiff = data.strip_prefix(b"Exif\0\0").unwrap_or(data);
-                if let Some(tiff) = exif.of(tiff, most) {
-                    kept.put(&framed(*b"EXIF", &tiff));
-                    has_exif = true;
-                }
-            }
             b"ANMF" => keep_frame(&mut kept, &chunk)?,
             b"VP8X" | b"ICCP" | b"ANIM" | b"ALPH" | b"VP8 " | b"VP8L" => {
                 kept.keep(chunk.start..chunk.end);
             }
-            _ => {}
+            _ => {
+                let most = room(&kept, chunk.end);
+                has_exif |= put(&mut kept, exif.whole(most));
+            }
         }
         at = chunk.end;
     }
+    let most = room(&kept, end);
+    has_exif |= put(&mut kept, exif.rest(most));
     correct_head(&mut kept, has_exif);
     Ok(kept.finish())
+}
+
+/// For an EXIF block, where what was read ends there. An odd length is made even.
+fn room(kept: &Compaction<'_>, read: usize) -> usize {
+    kept.room(read).saturating_sub(CHUNK_HEAD) & !1
+}
+
+/// Whether it was put.
+fn put(kept: &mut Compaction<'_>, exif: Option<Vec<u8>>) -> bool {
+    let Some(tiff) = exif else {
+        return false;
+    };
+    kept.put(&framed(*b"EXIF", &tiff));
+    true
 }
 
 /// A frame, without the chunks in it that nobody knows.

@@ -110,6 +110,8 @@ const VENDOR_TIME: &[BorrowedFormatItem<'_>] = format_description!(
         ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
         ("If-Match" = Option<String>, Header, description = "The `ETag` of the order that the change is based on."),
         ("Idempotency-Key" = Option<String>, Header, description = "Your name for this change, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 24 hours, it isn't made again.", min_length = 1, max_length = 257),
+        ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the body (RFC 9530): what arrives otherwise is refused. Such as `sha-256=:<base64>:`."),
+        ("Repr-Digest" = Option<String>, Header, description = "The same."),
     ),
     request_body(content((Change = "application/json"), (Change = "application/merge-patch+json")), description = "The fields to change."),
     responses((status = 200, description = "The order after the change.", body = Orden,

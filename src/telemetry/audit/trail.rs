@@ -113,6 +113,13 @@ impl Trail {
         self.lock().draft.issuer.is_some()
     }
 
+    /// Which image it sends, for whatever record is left of it.
+    pub fn shows(&self, image: Option<&Image>) {
+        let draft = &mut self.lock().draft;
+        draft.image_sha256 = image.map(|image| image.sha256.clone());
+        draft.image_bytes = image.map(|image| image.bytes);
+    }
+
     /// From here on a change of that order is on its way to the ERP, and the record is the
     /// business of who holds what this gives back. Each change gets a record of its own.
     pub fn take_over(&self, orden: u64, image: Option<&Image>) -> Taken {

@@ -441,23 +441,10 @@ impl World {
         self.time_flies_by(Duration::from_millis(100))
     }
 
-    /// The same with so much of the clock's time for a millisecond of the machine's.
+    /// The same with so much of the clock's time for a millisecond of the machine's. A machine that stalls stalls the
+    /// clock too: time that was made up for would run away from what goes over sockets.
     #[must_use]
     pub fn time_flies_by(&self, step: Duration) -> TimeFlies {
-        let clock = self.clock.clone();
-        TimeFlies(tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(Duration::from_millis(1));
-            loop {
-                ticks.tick().await;
-                clock.advance(step);
-            }
-        }))
-    }
-
-    /// The same, but a machine that stalls stalls the clock too: for tests in which time must not
-    /// run away from what goes over sockets.
-    #[must_use]
-    pub fn time_passes_by(&self, step: Duration) -> TimeFlies {
         let clock = self.clock.clone();
         TimeFlies(tokio::spawn(async move {
             loop {
