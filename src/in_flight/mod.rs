@@ -23,6 +23,9 @@ use crate::{clock::Clock, tenants::TenantId};
 
 use waiting::{Ticket, Waiting};
 
+/// What an upload holds beside its image: what has come and isn't taken yet, and what is encoded and not sent yet.
+pub const BESIDE_IMAGE: u64 = 128 * 1024;
+
 /// How long an upload waits for room.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -142,7 +145,7 @@ impl Budget {
         );
         Self(Arc::new(Parts {
             total,
-            kept: largest.min(total),
+            kept: largest.saturating_add(BESIDE_IMAGE).min(total),
             ledger: Mutex::default(),
             clock,
             in_flight,
@@ -151,8 +154,8 @@ impl Budget {
         }))
     }
 
-    /// So many bytes for an upload of that tenant, where they are free within two seconds: more than
-    /// there are in all are as many as there are. Dropped, it waits no more.
+    /// So many bytes for an upload of that tenant, and what it holds beside them, where they are free within two
+    /// seconds: more than there are in all are as many as there are. Dropped, it waits no more.
     ///
     /// # Errors
     /// [`Full`].
@@ -163,7 +166,11 @@ impl Budget {
             let mut ledger = self.ledger();
             let (ticket, displaced) = ledger
                 .waiting
-                .push(tenant.clone(), bytes.min(self.0.total), sender)
+                .push(
+                    tenant.clone(),
+                    bytes.saturating_add(BESIDE_IMAGE).min(self.0.total),
+                    sender,
+                )
                 .ok_or(Full)?;
             self.tell(&ledger);
             drop(ledger);
@@ -175,7 +182,7 @@ impl Budget {
             budget: self,
             ticket,
         };
-        self.give_turns();
+        self.give_turns(None);
         match self.0.clock.before(until, receiver).await {
             Some(Ok(reservation)) => Ok(reservation),
             Some(Err(_)) | None => Err(Full),
@@ -187,8 +194,10 @@ impl Budget {
         self.0.refused.get_or_create(&reason.label()).inc();
     }
 
-    /// Lets in who may come in now.
-    fn give_turns(&self) {
+    /// Lets in who may come in now. The first whose image the memory suits that another one leaves gets it; else it is
+    /// freed first.
+    fn give_turns(&self, left: Option<BytesMut>) {
+        let mut left = left;
         loop {
             let mut ledger = self.ledger();
             let Ledger {
@@ -210,6 +219,11 @@ impl Budget {
             let Some((tenant, bytes, sender)) = next else {
                 return;
             };
+            let suits = |left: &mut BytesMut| {
+                let capacity = left.capacity() as u64;
+                (bytes.saturating_sub(BESIDE_IMAGE)..=bytes).contains(&capacity)
+            };
+            let memory = left.take_if(suits);
             *held += bytes;
             let holding = tenants.entry(tenant.clone()).or_default();
             holding.bytes += bytes;
@@ -220,13 +234,16 @@ impl Budget {
                 budget: self.clone(),
                 tenant,
                 bytes,
+                memory,
             };
+            // The room is given anew: what isn't handed on must not hold it as well.
+            drop(left.take());
             // Who has left gives it back by not taking it. That needs the lock.
             drop(sender.send(reservation));
         }
     }
 
-    fn give_back(&self, tenant: &TenantId, bytes: u64, is_last: bool) {
+    fn give_back(&self, tenant: &TenantId, bytes: u64, is_last: bool, memory: Option<BytesMut>) {
         let mut ledger = self.ledger();
         ledger.held -= bytes;
         if let Some(holding) = ledger.tenants.get_mut(tenant) {
@@ -238,7 +255,7 @@ impl Budget {
         }
         self.tell(&ledger);
         drop(ledger);
-        self.give_turns();
+        self.give_turns(memory);
     }
 
     fn tell(&self, ledger: &Ledger) {
@@ -275,7 +292,7 @@ impl Drop for Place<'_> {
         drop(ledger);
         if left {
             // It may have stood before somebody for whom there is room.
-            self.budget.give_turns();
+            self.budget.give_turns(None);
         }
     }
 }
@@ -286,21 +303,27 @@ pub struct Reservation {
     budget: Budget,
     tenant: TenantId,
     bytes: u64,
+    /// What another upload left, which had this room before.
+    memory: Option<BytesMut>,
 }
 
 impl Reservation {
-    /// So many bytes.
+    /// Memory for an image of so many bytes at most: that of the upload before, where it suits, or new. What the allocator
+    /// is given back it gives back in its own time, and until then both would be held.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    pub fn memory(&mut self, bytes: usize) -> BytesMut {
+        let left = self.memory.take().filter(|left| left.capacity() >= bytes);
+        // All at once, so that it never moves. Pages that nothing is written to take no memory.
+        left.unwrap_or_else(|| BytesMut::with_capacity(bytes))
     }
 
-    /// Keeps so many of them, and gives the others back.
+    /// Keeps so many bytes, and gives the others back.
     pub fn settle(&mut self, bytes: u64) {
-        let surplus = self.bytes.saturating_sub(bytes);
+        let kept = bytes.saturating_add(BESIDE_IMAGE);
+        let surplus = self.bytes.saturating_sub(kept);
         if surplus > 0 {
             self.bytes -= surplus;
-            self.budget.give_back(&self.tenant, surplus, false);
+            self.budget.give_back(&self.tenant, surplus, false, None);
         }
     }
 
@@ -310,21 +333,31 @@ impl Reservation {
         self.settle(bytes.len() as u64);
         Bytes::from_owner(Held {
             bytes,
-            _reservation: self,
+            reservation: self,
         })
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.give_back(&self.tenant, self.bytes, true);
+        let memory = self.memory.take();
+        self.budget
+            .give_back(&self.tenant, self.bytes, true, memory);
     }
 }
 
-/// Bytes and the room that they take. The bytes are freed first.
+/// Bytes and the room that they take, which is given back with their memory.
 struct Held {
     bytes: BytesMut,
-    _reservation: Reservation,
+    reservation: Reservation,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut memory = std::mem::take(&mut self.bytes);
+        memory.clear();
+        self.reservation.memory = Some(memory);
+    }
 }
 
 impl AsRef<[u8]> for Held {
@@ -382,7 +415,7 @@ mod tests {
             .filter_map(|_| now(&budget, "a", 8_000_500))
             .collect();
         assert_eq!(reserved.len(), 64);
-        assert_eq!(held(&budget), 64 * 8_000_500);
+        assert_eq!(held(&budget), 64 * (8_000_500 + BESIDE_IMAGE as i64));
         drop(reserved);
         assert_eq!(held(&budget), 0);
         assert!(
@@ -395,12 +428,12 @@ mod tests {
     fn the_last_of_it_is_for_who_has_none() {
         let (budget, _clock) = budget(100 * MIB);
         let mine: Vec<_> = (0..100).map_while(|_| now(&budget, "a", 8 * MIB)).collect();
-        assert_eq!(mine.len(), 10, "88 MiB but 64 KiB are for anybody");
+        assert_eq!(mine.len(), 10, "88 MiB but 192 KiB are for anybody");
         let other = now(&budget, "b", 12 * MIB);
         assert!(other.is_some());
         assert!(now(&budget, "b", 1).is_none(), "it has one now");
-        assert!(now(&budget, "c", 8 * MIB).is_some());
-        assert_eq!(held(&budget), 92 * MIB as i64);
+        assert!(now(&budget, "c", 6 * MIB).is_some());
+        assert_eq!(held(&budget), (92 * MIB + 11 * BESIDE_IMAGE) as i64);
     }
 
     #[test]
@@ -475,14 +508,42 @@ mod tests {
         let (budget, _clock) = budget(20 * MIB);
         let reservation = now(&budget, "a", 12 * MIB).expect("there is room");
         let bytes = reservation.hold(BytesMut::from(&b"photo"[..]));
-        assert_eq!(held(&budget), 5);
+        assert_eq!(held(&budget), 5 + BESIDE_IMAGE as i64);
         let mut clone = bytes.clone();
         let part = clone.split_to(2);
         drop((bytes, clone));
-        assert_eq!(held(&budget), 5);
+        assert_eq!(held(&budget), 5 + BESIDE_IMAGE as i64);
         assert_eq!(part, "ph");
         drop(part);
         assert_eq!(held(&budget), 0);
+    }
+
+    #[test]
+    fn who_waited_gets_the_memory_with_the_room_where_it_suits() {
+        const SIZE: usize = 8 << 20;
+        for (next, is_handed_on) in [
+            (SIZE, true),
+            (SIZE - 1000, true),
+            (SIZE + 1, false),
+            (SIZE / 2, false),
+        ] {
+            let (budget, _clock) = budget(24 * MIB);
+            let a = tenant("a");
+            let mut first = now(&budget, "a", SIZE as u64).expect("there is room");
+            let mut memory = first.memory(SIZE);
+            memory.extend_from_slice(&[7; SIZE]);
+            let (at, photo) = (memory.as_ptr(), first.hold(memory));
+            let mut waits = Box::pin(budget.reserve(&a, next as u64));
+            assert!(poll(&mut waits).is_pending());
+            drop(photo);
+            let Poll::Ready(Ok(mut second)) = poll(&mut waits) else {
+                panic!("there is room");
+            };
+            assert_eq!(second.memory.is_some(), is_handed_on, "{next}");
+            let memory = second.memory(next);
+            assert!(memory.is_empty() && memory.capacity() >= next);
+            assert!(!is_handed_on || memory.as_ptr() == at, "{next}");
+        }
     }
 
     #[test]

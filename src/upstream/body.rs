@@ -56,6 +56,8 @@ pub(super) struct ImageBody {
     trace: traces::Context,
     /// From the first byte that is asked for to the last.
     encoding: Option<Span>,
+    /// Whether the chunk before is yet to be written.
+    is_ahead: bool,
 }
 
 /// How far a body has been sent.
@@ -90,6 +92,7 @@ impl ImageBody {
             progress: Progress::default(),
             trace: traces::Context::default(),
             encoding: None,
+            is_ahead: false,
         }
     }
 
@@ -110,9 +113,15 @@ impl Body for ImageBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
+        // Who has nothing to wait for is asked until 400 KiB are there, and only then are they written: for each upload
+        // that were as much again as all else that it holds beside its image.
+        if std::mem::take(&mut this.is_ahead) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let data = if !this.head.is_empty() {
             let mut encoding = this.trace.child("encode");
             let bytes = i64::try_from(this.image.len()).unwrap_or(i64::MAX);
@@ -121,6 +130,7 @@ impl Body for ImageBody {
             std::mem::take(&mut this.head)
         } else if !this.image.is_empty() {
             let chunk = this.image.split_to(CHUNK_BYTES.min(this.image.len()));
+            this.is_ahead = true;
             STANDARD.encode_to_string(&chunk).into()
         } else if !this.tail.is_empty() {
             this.progress.0.store(true, Ordering::Release);

@@ -12,6 +12,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use llavero::in_flight::BESIDE_IMAGE;
+
 use crate::harness::{Reply, World, photo, with_clave};
 
 const PATH: &str = "/v1/ordenes/11001/imagenes";
@@ -94,7 +96,9 @@ async fn answer(mut socket: TcpStream) -> (String, Value) {
 }
 
 async fn in_flight(world: &World, bytes: usize) {
-    world.wait_for_metric(&format!("{IN_FLIGHT} {bytes}")).await;
+    let beside = if bytes == 0 { 0 } else { BESIDE_IMAGE };
+    let held = bytes as u64 + beside;
+    world.wait_for_metric(&format!("{IN_FLIGHT} {held}")).await;
 }
 
 async fn refused(world: &World, reason: &str) {
@@ -393,7 +397,7 @@ async fn an_upload_holds_its_image_until_the_erp_has_answered_whoever_leaves() {
 
 #[tokio::test]
 async fn an_upload_without_room_is_refused_before_its_body_and_another_tenants_is_not() {
-    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 128KiB}\n").await;
+    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 512KiB}\n").await;
     let small = photo("sony-rx1r.jpg");
     let body = form("", &small);
     let first = upload(&world, 60_000, &body[..100]).await;
@@ -426,7 +430,7 @@ async fn an_upload_without_room_is_refused_before_its_body_and_another_tenants_i
 
 #[tokio::test]
 async fn an_upload_that_waits_gets_in_when_there_is_room() {
-    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 128KiB}\n").await;
+    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 512KiB}\n").await;
     let first = upload(&world, 60_000, b"").await;
     in_flight(&world, 60_000).await;
     let waits = send(&world, form("", &photo("sony-rx1r.jpg")));

@@ -27,8 +27,8 @@ pub(super) struct Whole {
 /// A form whose fields come in any order, each once.
 pub(super) struct Form {
     max_bytes: u64,
-    /// What the image takes at most.
-    largest: usize,
+    /// Where the image is to be.
+    memory: BytesMut,
     open: Open,
     imagen: Option<(BytesMut, [u8; 32])>,
     texts: [Option<String>; TEXTS.len()],
@@ -46,11 +46,11 @@ enum Open {
 }
 
 impl Form {
-    /// For an image of so many bytes at most, and of no more than there can be in the body.
-    pub(super) fn new(max_bytes: u64, largest: usize) -> Self {
+    /// For an image of so many bytes at most, to be there: it has room for whatever can be in the body.
+    pub(super) fn new(max_bytes: u64, memory: BytesMut) -> Self {
         Self {
             max_bytes,
-            largest,
+            memory,
             open: Open::None,
             imagen: None,
             texts: Default::default(),
@@ -98,8 +98,7 @@ impl Form {
             None => Open::Imagen {
                 promised: Promised::with_sha256(&head.fields)
                     .map_err(|broken| of_part("imagen", &broken))?,
-                // All at once, so that it never moves. Pages that nothing is written to take no memory.
-                bytes: BytesMut::with_capacity(self.largest),
+                bytes: std::mem::take(&mut self.memory),
             },
         };
         Ok(())
@@ -200,7 +199,7 @@ mod tests {
 
     #[test]
     fn an_image_stays_where_it_was_put_first() {
-        let mut form = Form::new(100_000, 100_000);
+        let mut form = Form::new(100_000, BytesMut::with_capacity(100_000));
         let (name, fields) = ("imagen".to_owned(), HeaderMap::new());
         form.take(Event::Part(Head { name, fields }))
             .expect("is known");

@@ -172,7 +172,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     let largest = usize::try_from(most.min(rules.max_bytes)).unwrap_or(usize::MAX);
     let mut arriving = Arriving {
         reader: Reader::new(boundary),
-        form: Form::new(rules.max_bytes, largest),
+        form: Form::new(rules.max_bytes, reservation.memory(largest)),
         promised,
         max_bytes: rules.max_bytes,
         left: usize::try_from(limit).unwrap_or(usize::MAX),
