@@ -104,6 +104,8 @@ fn memory() -> bool {
     ] {
         let bound = match at_once {
             1 => (size as f64 * MARGIN) as u64 + ONE_UPLOAD_MARGIN,
+            // What all may hold is what they hold.
+            _ if allowed == in_flight => allowed,
             _ => (allowed as f64 * MARGIN) as u64,
         };
         let gateway = Gateway::start(sink, in_flight);
