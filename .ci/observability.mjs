@@ -10,6 +10,7 @@ import { Agent as TlsAgent, request as httpsRequest } from "node:https";
 import { connect, createServer as createListener } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { connect as connectTls } from "node:tls";
 
 import { draw } from "./observability-page.mjs";
 
@@ -481,6 +482,14 @@ function crowd(it, count) {
   );
 }
 
+/** A connection with TLS, and one that forgot it. */
+async function handshakes({ port, url }) {
+  const socket = connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false });
+  await new Promise((done) => socket.once("secureConnect", done).once("error", done));
+  socket.destroy();
+  await ask(url.replace("https:", "http:"));
+}
+
 async function takesTls() {
   const at = join(dir, "tls-try");
   mkdirSync(join(at, "tenants"), { recursive: true });
@@ -591,6 +600,8 @@ async function checkPanels(prometheus, from, to) {
         series.push({ legend, values });
       }
     }
+    const isFlat = series.every(({ values }) => values.every(([, value]) => !(Number(value) > 0)));
+    if (isFlat) wrong.push("nothing but zeros");
     panels.push({ ...panel, series });
     note("panel", panel.title, !wrong.length, wrong.join("; "));
   }
@@ -692,6 +703,7 @@ async function run() {
     await sleep(2500);
   }
   repeatedly(2000, () => pings(slow));
+  if (hasTls) repeatedly(500, () => handshakes(ill));
   await at(28);
   restless.process.kill("SIGKILL");
   gone.process.kill("SIGKILL");
