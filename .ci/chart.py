@@ -399,7 +399,7 @@ def accepted(llavero, objects, root):
         if not (root / path.lstrip("/")).exists():
             put(path, f"made-up-and-longer-than-32-bytes-in-all-{pathlib.Path(path).name}")
     config = yaml.safe_load((root / "etc/llavero/config/llavero.yaml").read_text())
-    environment = {it["name"]: it.get("value", "made-up") for it in container.get("env", [])}
+    environment = {it["name"]: it.get("value", "made=up") for it in container.get("env", [])}
     done = run(llavero, "check", "--config", root / "etc/llavero/config/llavero.yaml", env=environment)
     if done.returncode:
         raise Wrong(f"llavero check: {done.stdout}{done.stderr}")
