@@ -1,149 +1,172 @@
 // What `.ci/slow-clients` does once everything is installed: node .ci/slow-clients.mjs BINARY
 //
-// What clients that are slow on purpose, or only idle, cost another one: its answers' p99, before and during, in windows of
-// equal work; and the gateway's memory and processor time.
+// What clients that are slow on purpose, or only idle, cost another one: its answers' p99, before and during, at the same steady
+// rate; and the gateway's memory and processor time. With LLAVERO_CONTROL=1 each attack is also made on another gateway, which nobody
+// else asks, so that what the attack takes from the machine is told from what it takes from the gateway.
 
-import { Agent, request } from "node:http";
-import { connect } from "node:net";
 import { readFileSync } from "node:fs";
+import { Agent, request } from "node:http";
+import { loadavg } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { endsWithin, erp, gateway, memory, percentile, start, token, until } from "./stage.mjs";
 
 const [binary] = process.argv.slice(2);
-/** A window is so many requests of so many callers. */
-const REQUESTS = 800;
-const CALLERS = 4;
-const WINDOWS = 5;
-const CONNECTIONS = 600;
-const IDLE = 2000;
-const UPLOADS = 300;
+const withControl = process.env.LLAVERO_CONTROL === "1";
+/** What the other client asks a second, and how much of it is one window. */
+const RATE = 500;
+const REQUESTS = 300;
+/** A figure is the median of so many windows. */
+const BEFORE = 5;
+const DURING = 7;
 /** More than a connection may cost in memory, whatever it does. */
 const KIB_EACH = 160;
+/** How many connections the other client has at most. */
+const OWN = 20;
 /** How long slow clients stay at most; they are ended when the windows are. */
 const ATTACK_SECONDS = 60;
 
-endsWithin(118);
+endsWithin(withControl ? 200 : 110);
 
-// The gateway and who measures share a core, so that the others' own work on the other one isn't taken for the gateway's.
+// This process, its gateway and the ERP have one core, slow clients the other: their own work isn't taken for the gateway's.
 const [here, there] = [["taskset", "-c", "0"], ["taskset", "-c", "1"]];
 const { at } = await erp(binary, here);
-const it = await gateway(binary, at, here);
+// All of them come from one address.
+const server = "connections: {per_address: 10000}";
+const it = await gateway(binary, at, { prefix: here, server });
 await it.start();
-const agent = new Agent({ keepAlive: true, maxSockets: CALLERS });
+const other = withControl && (await gateway(binary, at, { prefix: there, server }));
+if (other) await other.start();
+
+const agent = new Agent({ keepAlive: true, maxSockets: OWN });
 const bearer = token("ana");
 let failed = 0;
+let isWell = true;
 
 function ask() {
   const begun = performance.now();
   return new Promise((done) => {
-    const fail = () => {
-      failed += 1;
+    const ended = (isAnswered) => {
+      if (!isAnswered) failed += 1;
       done(performance.now() - begun);
     };
     const sent = request({ host: "127.0.0.1", port: it.port, path: "/v1/ordenes/7", agent, timeout: 30_000,
       headers: { authorization: `Bearer ${bearer}` } });
-    sent.on("error", fail);
+    sent.on("error", () => ended(false));
     sent.on("timeout", () => sent.destroy(new Error("no answer")));
     sent.on("response", (answer) => {
       answer.resume();
-      answer.on("error", fail);
-      answer.on("end", () => (answer.statusCode === 200 ? done(performance.now() - begun) : fail()));
+      answer.on("error", () => ended(false));
+      answer.on("end", () => ended(answer.statusCode === 200));
     });
     sent.end();
   });
 }
 
-/** One window's p99 and median, in ms. */
-async function measured() {
-  const times = [];
-  let left = REQUESTS;
-  await Promise.all(Array.from({ length: CALLERS }, async () => {
-    while (left-- > 0) times.push(await ask());
-  }));
-  return { p99: percentile(times, 99), p50: percentile(times, 50) };
+/** One window's times, in ms. A request is sent when it is due, whatever became of those before. */
+async function window() {
+  const begun = performance.now();
+  const answers = [];
+  while (answers.length < REQUESTS) {
+    const due = Math.min(REQUESTS, ((performance.now() - begun) / 1000) * RATE);
+    while (answers.length < due) answers.push(ask());
+    await sleep(2);
+  }
+  return Promise.all(answers);
 }
 
-/** Processor time of the gateway so far, in s (proc(5); a tick is 10 ms). */
-function processorTime() {
-  const fields = readFileSync(`/proc/${it.child.pid}/stat`, "utf8").split(") ")[1].split(" ");
+/** Processor time of a gateway so far, in s (proc(5); a tick is 10 ms). */
+function processorTime({ child }) {
+  const fields = readFileSync(`/proc/${child.pid}/stat`, "utf8").split(") ")[1].split(" ");
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
-function openConnections() {
+/** How many connections a gateway has that neither end has closed (proc_net_tcp: 01 is ESTABLISHED). */
+function connections({ port }) {
   return readFileSync("/proc/net/tcp", "utf8").split("\n").filter((line) => {
     const [, local, , state] = line.trim().split(/\s+/);
-    return state === "01" && parseInt(local.split(":")[1], 16) === it.port;
+    return state === "01" && parseInt(local.split(":")[1], 16) === port;
   }).length;
 }
 
-/** What holds with so many others there. */
-async function windows(name, others) {
+/** What the kernel holds for all sockets, in MiB (sockstat counts pages). */
+function kernelMemory() {
+  return Number(/^TCP:.* mem (\d+)$/m.exec(readFileSync("/proc/net/sockstat", "utf8"))[1]) / 256;
+}
+
+/** What holds over some windows. */
+async function measured(windows, target = it) {
+  const [spent, begun] = [processorTime(it), performance.now()];
   const seen = [];
-  // The gateway ends those that do nothing, and their program opens others or doesn't.
-  let open = openConnections();
-  for (let window = 0; window < WINDOWS; window += 1) {
-    seen.push(await measured());
-    open = Math.max(open, openConnections());
+  let [rss, kernel, least] = [0, 0, Infinity];
+  for (let at = 0; at < windows; at += 1) {
+    const times = await window();
+    seen.push({ p99: percentile(times, 99), p50: percentile(times, 50) });
+    rss = Math.max(rss, memory(target.child, "VmRSS"));
+    kernel = Math.max(kernel, kernelMemory());
+    least = Math.min(least, connections(target));
   }
+  const core = (processorTime(it) - spent) / (performance.now() - begun) * 1e5;
   const of = (what) => percentile(seen.map((window) => window[what]), 50);
-  const result = { p99: of("p99"), p50: of("p50"), rss: memory(it.child, "VmRSS"), open };
-  const ratio = before ? ` (${(result.p99 / before.p99).toFixed(2)} × of before)` : "";
-  console.log(`${name}: p99 ${result.p99.toFixed(2)} ms${ratio}, p50 ${result.p50.toFixed(2)} ms; ${result.open} connections open at most; `
-    + `${(result.rss / 1024).toFixed(0)} MiB held`);
-  if (others && result.open < others / 2) {
-    isWell = false;
-    console.log(`  only ${result.open} connections were open: that shows nothing`);
+  return { p99: of("p99"), p50: of("p50"), core, rss, kernel, least };
+}
+
+const ms = (time) => time.toFixed(2);
+const mib = (kib) => (kib / 1024).toFixed(0);
+
+/**
+ * Measures beside slow clients, who are begun by a function that takes a port. `held` is how many connections they have
+ * at any time; where it is 0, they are meant to be sent away.
+ */
+async function beside(name, held, begin) {
+  const before = await measured(BEFORE);
+  for (const target of other ? [other, it] : [it]) {
+    const slow = begin(target);
+    if (held > 0) await until(name, () => connections(target) >= held);
+    else await sleep(1000);
+    const during = await measured(DURING, target);
+    slow.kill("SIGKILL");
+    await until(`the end of ${name}`, () => connections(target) <= OWN);
+    console.log(`${name}${target === other ? " on another gateway" : ""}: p99 ${ms(before.p99)} → ${ms(during.p99)} ms (${ms(during.p99 / before.p99)} ×), `
+      + `p50 ${ms(before.p50)} → ${ms(during.p50)} ms; processor ${before.core.toFixed(0)} → ${during.core.toFixed(0)} % of a core; `
+      + `${during.least} connections; ${target === it ? `${mib(before.rss)} → ` : ""}${mib(during.rss)} MiB, kernel ${before.kernel.toFixed(0)} → ${during.kernel.toFixed(0)} MiB`);
+    if (target !== it) continue;
+    if (during.least < held) {
+      isWell = false;
+      console.log(`  only ${during.least} connections stayed: that shows nothing`);
+    }
+    if (during.rss - before.rss > Math.max(held, 100) * KIB_EACH) {
+      isWell = false;
+      console.log(`  more than ${KIB_EACH} KiB are held for each`);
+    }
   }
-  return result;
 }
 
-let before;
-let isWell = true;
-for (let warm = 0; warm < 3; warm += 1) await measured();
-before = await windows("alone");
-const bound = before.rss + IDLE * KIB_EACH;
-
-/** Runs it beside slow clients. */
-async function beside(name, args) {
-  const url = `http://127.0.0.1:${it.port}${args.path}`;
-  const [command, ...rest] = [...there, "slowhttptest", ...args.how, "-c", `${CONNECTIONS}`, "-r", "200",
-    "-l", `${ATTACK_SECONDS}`, "-p", "5", "-u", url];
-  const spent = processorTime();
-  const begun = performance.now();
-  const slow = start("slowhttptest", command, rest);
-  await until("its connections", () => openConnections() > CONNECTIONS * 0.6);
-  await windows(name, CONNECTIONS);
-  const measuring = performance.now() - begun;
-  console.log(`  the gateway's processor time meanwhile: ${(((processorTime() - spent) / measuring) * 1e5).toFixed(0)} % of a core`);
-  slow.kill("SIGKILL");
-  await until("their end", () => openConnections() <= CALLERS + 1);
+/** Slow clients of slowhttptest. */
+function slowhttptest(count, path, how) {
+  return (target) => start("slowhttptest", there[0], [...there.slice(1), "slowhttptest", ...how, "-c", `${count}`, "-r", `${count}`,
+    "-l", `${ATTACK_SECONDS}`, "-p", "5", "-u", `http://127.0.0.1:${target.port}${path}`]);
 }
 
-await beside("slow headers", { path: "/v1/ordenes", how: ["-H", "-i", "3", "-x", "24"] });
-await beside("slow bodies without a token", { path: "/v1/ordenes/7/imagenes",
-  how: ["-B", "-i", "3", "-s", "1000000", "-x", "10", "-t", "POST"] });
-await beside("slow reads", { path: "/openapi.json", how: ["-X", "-w", "512", "-y", "1024", "-n", "3", "-z", "64", "-k", "10"] });
+/** Slow clients of our own. */
+function peers(kind, count) {
+  const script = join(import.meta.dirname, "slow-peers.mjs");
+  return (target) => start(kind, there[0], [...there.slice(1), process.execPath, script, kind, `${target.port}`, `${count}`, bearer]);
+}
 
-const idle = Array.from({ length: IDLE }, () => connect(it.port, "127.0.0.1").on("error", () => {}));
-await until("idle connections", () => openConnections() > IDLE * 0.9);
-await windows(`${IDLE} idle connections`, IDLE);
-for (const socket of idle) socket.destroy();
-await until("their end", () => openConnections() <= CALLERS + 1);
+console.log(`load average before: ${loadavg()[0].toFixed(1)}`);
+for (let warm = 0; warm < 3; warm += 1) await window();
+await beside("600 slow headers", 540, slowhttptest(600, "/v1/ordenes", ["-H", "-i", "3", "-x", "24"]));
+await beside("600 slow bodies without a token", 0, slowhttptest(600, "/v1/ordenes/7/imagenes",
+  ["-B", "-i", "3", "-s", "1000000", "-x", "10", "-t", "POST"]));
+// slowhttptest writes the type as it is given, line ends too.
+await beside("600 slow bodies with a token", 540, slowhttptest(600, "/v1/ordenes/7",
+  ["-B", "-i", "3", "-s", "100000", "-x", "10", "-t", "PATCH", "-f", `application/json\r\nAuthorization: Bearer ${bearer}`]));
+await beside("600 slow reads", 540, slowhttptest(600, "/openapi.json", ["-X", "-w", "512", "-y", "1024", "-n", "3", "-z", "64", "-k", "10"]));
+await beside("2,000 idle connections", 1900, peers("idle", 2000));
+await beside("300 slow uploads with a token", 280, peers("uploads", 300));
 
-// slowhttptest has no token, so its bodies are refused at once. These aren't.
-const head = `POST /v1/ordenes/7/imagenes HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${bearer}\r\n`
-  + "content-type: multipart/form-data; boundary=b\r\ncontent-length: 1000000\r\n\r\n--b\r\n"
-  + 'content-disposition: form-data; name="imagen"; filename="a.jpg"\r\n\r\n';
-const uploads = Array.from({ length: UPLOADS }, () => {
-  const socket = connect(it.port, "127.0.0.1").on("error", () => {}).on("data", () => {});
-  socket.write(head);
-  const trickle = setInterval(() => socket.write("x"), 1000);
-  return socket.on("close", () => clearInterval(trickle));
-});
-await until("uploads", () => openConnections() > UPLOADS * 0.9);
-await windows(`${UPLOADS} slow uploads with a token`, UPLOADS);
-for (const socket of uploads) socket.destroy();
-const peak = memory(it.child, "VmHWM");
-console.log(`at most ${(peak / 1024).toFixed(0)} MiB held; ${failed} of the other client's requests failed`);
-if (failed > 0 || peak > bound) isWell = false;
+console.log(`load average after: ${loadavg()[0].toFixed(1)}; at most ${mib(memory(it.child, "VmHWM"))} MiB held; ${failed} of the other client's requests failed`);
+if (failed > 0) isWell = false;
 console.log(isWell ? "slow clients: nobody else's request failed, memory is bounded" : "slow clients: FAILED");
 process.exit(isWell ? 0 : 1);

@@ -95,8 +95,8 @@ export async function erp(binary, prefix = []) {
   return { at, journal: `${at}/_sim/requests` };
 }
 
-/** A gateway before it, with its own ports; `start` runs it, any number of times. */
-export async function gateway(binary, erpAt, prefix = []) {
+/** A gateway before it, with its own ports and more settings of `server`; `start` runs it, any number of times. */
+export async function gateway(binary, erpAt, { prefix = [], server }) {
   const [port, adminPort] = await freePorts(2);
   writeFileSync(join(directory, "issuer.pem"), publicKey.export({ type: "spki", format: "pem" }));
   const tenants = join(directory, "tenants");
@@ -105,7 +105,7 @@ export async function gateway(binary, erpAt, prefix = []) {
     `clave: carper\ncredentials:\n  default: {api_key: {file: ${join(directory, "carper.key")}}}\n`);
   const config = join(directory, `${port}.yaml`);
   const many = "{requests: 1000000, per: 1s, burst: 1000000}";
-  writeFileSync(config, `server: {listen: "127.0.0.1:${port}", admin_listen: "127.0.0.1:${adminPort}"}
+  writeFileSync(config, `server: {listen: "127.0.0.1:${port}", admin_listen: "127.0.0.1:${adminPort}", ${server}}
 upstream: {base_url: "${erpAt}/{clave}/api/v2/", max_concurrency: 20}
 auth:
   issuers:

@@ -108,8 +108,6 @@ impl Door {
             let Some(place) = gate.enter(peer.ip()) else {
                 return;
             };
-            // Answers are written whole; waiting to fill a packet only delays them.
-            let _ = stream.set_nodelay(true);
             let (connection, cut) = (connection.clone(), cut.clone());
             open.spawn(async move {
                 tokio::select! {
