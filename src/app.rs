@@ -345,10 +345,11 @@ fn rules(images: &images_config::Images) -> Rules {
             images_config::Metadata::StripAll => Metadata::StripAll,
         },
         shrink: images.max_dimension.map(|max_dimension| {
-            Shrinker::new(Shrink {
+            let shrink = Shrink {
                 max_dimension,
                 quality: images.quality,
-            })
+            };
+            Shrinker::new(shrink, images.max_pixels)
         }),
     }
 }

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod exchange;
 pub mod extract;
+mod fair;
 pub mod i_json;
 pub mod idempotency;
 pub mod identity;

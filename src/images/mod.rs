@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use crate::tenants::TenantId;
+
 pub use self::{
     format::Format,
     inspect::{Inspected, inspect},
@@ -103,12 +105,12 @@ impl Images {
         &self.0
     }
 
-    /// Inspects an image and prepares it: makes it smaller where it must be, and then removes what
+    /// Inspects an image of that tenant and prepares it: makes it smaller where it must be, and then removes what
     /// isn't to be told. What is removed is removed in place.
     ///
     /// # Errors
     /// The first rule that it breaks.
-    pub async fn accept(&self, image: BytesMut) -> Result<Accepted, Unusable> {
+    pub async fn accept(&self, tenant: &TenantId, image: BytesMut) -> Result<Accepted, Unusable> {
         let mut inspected = inspect(&image, &self.0)?;
         let (image, was_shrunk) = match &self.0.shrink {
             None => (image, false),
@@ -118,7 +120,10 @@ impl Images {
                     width,
                     height,
                 } = inspected;
-                match shrinker.shrink(image, format, width, height).await? {
+                match shrinker
+                    .shrink(tenant, image, format, width, height)
+                    .await?
+                {
                     Fitted::AsItWas(image) => (image, false),
                     Fitted::Shrunk(shrunk) => {
                         (inspected.width, inspected.height) = (shrunk.width, shrunk.height);

@@ -11,7 +11,6 @@ mod breaker;
 mod client;
 mod cursor;
 mod failure;
-mod fair;
 mod health;
 mod login;
 mod pace;

@@ -13,14 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     clock::Clock,
+    fair::{FairQueue, Ticket},
     tenants::{CredentialId, TenantId},
 };
 
-use super::{
-    Failure, Jitter,
-    fair::{FairQueue, Ticket},
-    pace::Pace,
-};
+use super::{Failure, Jitter, pace::Pace};
 
 /// The most that wait for turns with one credential. Beyond it the longest lane gives way.
 const MOST_WAITING: usize = 1000;

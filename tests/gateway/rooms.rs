@@ -12,7 +12,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("clock", &[]),
     ("operation", &[]),
-    ("images", &[]),
+    ("fair", &[]),
+    ("images", &["fair", "tenants"]),
     ("process", &[]),
     ("i_json", &[]),
     ("idempotency", &["clock", "tenants"]),
@@ -29,7 +30,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("in_flight", &["clock", "tenants"]),
     (
         "upstream",
-        &["clock", "config", "telemetry", "tenants", "watchlist"],
+        &[
+            "clock",
+            "config",
+            "fair",
+            "telemetry",
+            "tenants",
+            "watchlist",
+        ],
     ),
     (
         "exchange",

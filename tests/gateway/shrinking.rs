@@ -17,6 +17,7 @@ use reqwest::multipart::{Form, Part};
 use crate::harness::{World, photo, with_clave};
 
 const PATH: &str = "/v1/ordenes/11001/imagenes";
+const MAX_PIXELS: u64 = 50_000_000;
 
 fn form(image: &[u8]) -> Form {
     let part = Part::bytes(image.to_vec()).file_name("foto");
@@ -42,17 +43,19 @@ async fn kept(world: &World, image: &[u8]) -> Bytes {
 /// Of that longer side, straight from the gateway's own part.
 async fn shrunk(image: &[u8], format: Format, max_dimension: u32) -> Result<Fitted, Unusable> {
     let size = imagesize::blob_size(image).unwrap();
-    Shrinker::new(Shrink {
+    let shrink = Shrink {
         max_dimension,
         quality: 90,
-    })
-    .shrink(
-        BytesMut::from(image),
-        format,
-        size.width as u64,
-        size.height as u64,
-    )
-    .await
+    };
+    Shrinker::new(shrink, MAX_PIXELS)
+        .shrink(
+            &"carper".parse().unwrap(),
+            BytesMut::from(image),
+            format,
+            size.width as u64,
+            size.height as u64,
+        )
+        .await
 }
 
 async fn bytes(image: &[u8], format: Format, max_dimension: u32) -> BytesMut {
@@ -457,12 +460,15 @@ async fn what_is_not_a_photo_stays_as_it_is() {
 async fn a_header_that_says_less_than_the_decoder_finds_is_refused() {
     for format in [Format::Jpeg, Format::Png, Format::Webp] {
         let image = file(format, quarters(), None, None);
-        let shrinker = Shrinker::new(Shrink {
+        let shrink = Shrink {
             max_dimension: 48,
             quality: 85,
-        });
+        };
+        let shrinker = Shrinker::new(shrink, MAX_PIXELS);
+        let tenant = "carper".parse().unwrap();
         for (width, height) in [(96, 63), (95, 64), (64, 96), (9600, 64)] {
-            let fitted = shrinker.shrink(BytesMut::from(&image[..]), format, width, height);
+            let fitted =
+                shrinker.shrink(&tenant, BytesMut::from(&image[..]), format, width, height);
             assert_eq!(fitted.await.unwrap_err(), Unusable::Damaged);
         }
     }

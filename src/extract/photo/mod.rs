@@ -199,7 +199,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     receiving.set("llavero.image.bytes", bytes);
     drop(receiving);
     let looking = trace.child("image");
-    let accepted = intake.images.accept(imagen).await;
+    let accepted = intake.images.accept(tenant, imagen).await;
     drop(looking);
     let Accepted {
         bytes,

@@ -22,7 +22,7 @@ const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
 /// A picture in one sequential scan is decoded row by row into its pixels.
 const BYTES_A_PIXEL: u64 = 3;
 /// Of others, all coefficients of three components, two bytes each, are kept until the last scan.
-const BYTES_A_PIXEL_OF_SCANS: u64 = 3 + 3 * 2;
+pub(super) const BYTES_A_PIXEL_OF_SCANS: u64 = 3 + 3 * 2;
 
 /// More than the decoder reads ahead.
 const PADDING: usize = 16;

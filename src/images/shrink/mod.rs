@@ -8,30 +8,36 @@
 //! The encoder for lossy WebP is libwebp's, and sees pixels only.
 //!
 //! **Memory**: decoding takes 3 bytes a pixel for most JPEG, 4 for PNG, 7 for WebP and 9 for
-//! progressive JPEG, and the result is small. There is a place for each core, two at most; what takes
-//! more than [`A_PLACE`] takes all places. So at any time no more than the larger of
-//! `places × 160 MiB` and `max_pixels × 9` is decoded (with 50 million pixels 430 MiB). While a picture
-//! is averaged, its share of `max_dimension` ÷ longer side comes on top, and the small picture twice.
+//! progressive JPEG; while a picture is averaged, its share of `max_dimension` ÷ longer side comes on top, and the small
+//! picture twice. All of that is known from the header, and reserved before anything is decoded (`turns.rs`): of the larger
+//! of 320 MiB and `max_pixels × 9` (with 50 million pixels 430 MiB). What takes more is alone. There is a place for each
+//! core, two at most, and tenants take turns.
 
 mod exif;
 mod jpeg;
 mod picture;
 mod png;
+mod turns;
 mod webp;
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism};
+use std::{num::NonZero, thread::available_parallelism};
 
+use crate::tenants::TenantId;
 use bytes::BytesMut;
 use image::metadata::Orientation;
-use tokio::sync::Semaphore;
 
-use self::picture::Size;
+use self::{
+    picture::{Channels, Size},
+    turns::Turns,
+};
 use super::{Format, Unusable, orientation};
 
 /// Decoding is bound by memory as much as by cores, and others need those too.
-const MOST_PLACES: u32 = 2;
-/// What decoding may take in one place, in bytes: 50 million pixels of JPEG.
-const A_PLACE: u64 = 160 << 20;
+const MOST_PLACES: usize = 2;
+/// What all decoding may take at least, in bytes: two photos of 36 million pixels of JPEG.
+const LEAST_BYTES: u64 = 320 << 20;
+/// What a pixel takes where it takes most.
+const MOST_BYTES_A_PIXEL: u64 = jpeg::BYTES_A_PIXEL_OF_SCANS;
 
 /// How photos are made smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +52,7 @@ pub struct Shrink {
 #[derive(Debug, Clone)]
 pub struct Shrinker {
     shrink: Shrink,
-    places: u32,
-    free: Arc<Semaphore>,
+    turns: Turns,
 }
 
 /// A photo that is within the limit, or isn't to be changed.
@@ -84,25 +89,25 @@ impl Fitted {
 type How = fn(BytesMut, Size, Shrink) -> Result<Fitted, Unusable>;
 
 impl Shrinker {
-    /// With a place for each core, and two at most.
+    /// With a place for each core, and two at most, and memory for a picture of so many pixels.
     #[must_use]
-    pub fn new(shrink: Shrink) -> Self {
+    pub fn new(shrink: Shrink, max_pixels: u64) -> Self {
         let cores = available_parallelism().map_or(1, NonZero::get);
-        let places = u32::try_from(cores).map_or(MOST_PLACES, |it| it.min(MOST_PLACES));
+        let bytes = max_pixels.saturating_mul(MOST_BYTES_A_PIXEL);
         Self {
             shrink,
-            places,
-            free: Arc::new(Semaphore::new(places as usize)),
+            turns: Turns::new(cores.min(MOST_PLACES), bytes.max(LEAST_BYTES)),
         }
     }
 
     /// A photo with sides up to the limit. `width` and `height` are its header's; nothing is decoded
-    /// where they are small enough. Who waits for a place is served in turn.
+    /// where they are small enough. Tenants take turns.
     ///
     /// # Errors
     /// [`Unusable::Damaged`] where it can't be decoded.
     pub async fn shrink(
         &self,
+        tenant: &TenantId,
         image: BytesMut,
         format: Format,
         width: u64,
@@ -117,33 +122,29 @@ impl Shrinker {
             width: side(width)?,
             height: side(height)?,
         };
-        let (bytes_a_pixel, how): (u64, How) = match format {
-            Format::Jpeg => (jpeg::bytes_a_pixel(&image), jpeg::shrink),
-            Format::Png => (png::BYTES_A_PIXEL, png::shrink),
-            Format::Webp => (webp::BYTES_A_PIXEL, webp::shrink),
+        let (bytes_a_pixel, channels, how): (u64, Channels, How) = match format {
+            Format::Jpeg => (jpeg::bytes_a_pixel(&image), Channels::Rgb, jpeg::shrink),
+            Format::Png => (png::BYTES_A_PIXEL, Channels::Rgba, png::shrink),
+            Format::Webp => (webp::BYTES_A_PIXEL, Channels::Rgba, webp::shrink),
             // It is passed as it is; the configuration takes it only where nothing is shrunk.
             Format::Heic => return Ok(Fitted::AsItWas(image)),
         };
-        let takes = width.saturating_mul(height).saturating_mul(bytes_a_pixel);
-        self.in_place(takes, move || how(image, size, shrink)).await
+        let takes = takes(size, bytes_a_pixel, channels, shrink.max_dimension);
+        self.in_turn(tenant, takes, move || how(image, size, shrink))
+            .await
     }
 
-    /// Does what takes so many bytes when there is room for it, on a thread that may be busy. The room
-    /// stays taken until it is done, even if nobody waits for it any more.
-    async fn in_place<T: Send + 'static>(
+    /// Does what takes so many bytes when it is its turn, on a thread that may be busy. The turn
+    /// lasts until it is done, even if nobody waits for it any more.
+    async fn in_turn<T: Send + 'static>(
         &self,
+        tenant: &TenantId,
         takes: u64,
         work: impl FnOnce() -> Result<T, Unusable> + Send + 'static,
     ) -> Result<T, Unusable> {
-        let places = if takes > A_PLACE { self.places } else { 1 };
-        let place = self
-            .free
-            .clone()
-            .acquire_many_owned(places)
-            .await
-            .map_err(|_| Unusable::Damaged)?;
+        let turn = self.turns.take(tenant, takes).await;
         let done = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _turn = turn;
             work()
         });
         done.await.unwrap_or_else(|_| {
@@ -151,6 +152,21 @@ impl Shrinker {
             Err(Unusable::Damaged)
         })
     }
+}
+
+/// What making a picture of that size smaller takes at most, in bytes.
+fn takes(size: Size, bytes_a_pixel: u64, channels: Channels, max_dimension: u32) -> u64 {
+    let bytes = |size: Size| (size.pixels() as u64).saturating_mul(channels.bytes() as u64);
+    let small = size.within(max_dimension);
+    // It is made narrower first, and lower then.
+    let between = Size {
+        width: small.width,
+        height: size.height,
+    };
+    (size.pixels() as u64)
+        .saturating_mul(bytes_a_pixel)
+        .saturating_add(bytes(between))
+        .saturating_add(bytes(small).saturating_mul(2))
 }
 
 /// How the picture is to be turned.
@@ -169,23 +185,19 @@ mod tests {
 
     use super::*;
 
-    fn shrinker(places: u32) -> Shrinker {
-        Shrinker {
-            places,
-            free: Arc::new(Semaphore::new(places as usize)),
-            ..Shrinker::new(Shrink {
-                max_dimension: 100,
-                quality: 85,
-            })
-        }
+    fn shrinker() -> (Shrinker, TenantId) {
+        let shrink = Shrink {
+            max_dimension: 100,
+            quality: 85,
+        };
+        let turns = Turns::new(1, 100);
+        let tenant = "carper".parse().expect("an id");
+        (Shrinker { shrink, turns }, tenant)
     }
 
-    /// Work that tells when it has begun and ends when it is told to.
-    fn held() -> (
-        impl FnOnce() -> Result<(), Unusable> + Send + 'static,
-        oneshot::Receiver<()>,
-        mpsc::Sender<()>,
-    ) {
+    #[tokio::test]
+    async fn a_turn_lasts_until_its_work_ends_though_nobody_waits() {
+        let (shrinker, tenant) = shrinker();
         let (begin, begun) = oneshot::channel();
         let (end, ended) = mpsc::channel();
         let work = move || {
@@ -193,75 +205,44 @@ mod tests {
             let _ = ended.recv();
             Ok(())
         };
-        (work, begun, end)
-    }
-
-    #[tokio::test]
-    async fn no_more_goes_on_at_once_than_there_are_places() {
-        let shrinker = shrinker(2);
-        let (first, first_begun, end_first) = held();
-        let (second, second_begun, end_second) = held();
-        let mut first = Box::pin(shrinker.in_place(1, first));
-        let mut second = Box::pin(shrinker.in_place(1, second));
-        assert!(futures_util::poll!(&mut first).is_pending());
-        assert!(futures_util::poll!(&mut second).is_pending());
-        assert!(first_begun.await.is_ok() && second_begun.await.is_ok());
-        assert_eq!(shrinker.free.available_permits(), 0);
-        let mut third = Box::pin(shrinker.in_place(1, || Ok(())));
-        assert!(futures_util::poll!(&mut third).is_pending());
-        end_first.send(()).expect("it is waited for");
-        assert_eq!(first.await, Ok(()));
-        assert_eq!(third.await, Ok(()));
-        end_second.send(()).expect("it is waited for");
-        assert_eq!(second.await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn what_takes_much_is_alone() {
-        let shrinker = shrinker(2);
-        let (large, _, end) = held();
-        let mut large = Box::pin(shrinker.in_place(A_PLACE + 1, large));
-        assert!(futures_util::poll!(&mut large).is_pending());
-        assert_eq!(shrinker.free.available_permits(), 0);
-        end.send(()).expect("it is waited for");
-        assert_eq!(large.await, Ok(()));
-        assert_eq!(shrinker.free.available_permits(), 2);
-    }
-
-    #[tokio::test]
-    async fn who_leaves_the_queue_holds_nobody_up() {
-        let shrinker = shrinker(1);
-        let (first, _, end) = held();
-        let mut first = Box::pin(shrinker.in_place(1, first));
-        assert!(futures_util::poll!(&mut first).is_pending());
-        let mut leaving = Box::pin(shrinker.in_place(1, || Ok(())));
-        assert!(futures_util::poll!(&mut leaving).is_pending());
-        let mut last = Box::pin(shrinker.in_place(1, || Ok(())));
-        assert!(futures_util::poll!(&mut last).is_pending());
-        drop(leaving);
-        end.send(()).expect("it is waited for");
-        assert_eq!(first.await, Ok(()));
-        assert_eq!(last.await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_place_stays_taken_until_its_work_ends_though_nobody_waits() {
-        let shrinker = shrinker(1);
-        let (work, begun, end) = held();
-        let mut left = Box::pin(shrinker.in_place(1, work));
+        let mut left = Box::pin(shrinker.in_turn(&tenant, 1, work));
         assert!(futures_util::poll!(&mut left).is_pending());
         assert!(begun.await.is_ok());
         drop(left);
-        assert_eq!(shrinker.free.available_permits(), 0);
+        let mut next = Box::pin(shrinker.in_turn(&tenant, 1, || Ok(())));
+        let nobody_else = shrinker.turns.take(&tenant, 1);
+        assert!(futures_util::poll!(&mut next).is_pending());
+        assert!(futures_util::poll!(Box::pin(nobody_else)).is_pending());
         end.send(()).expect("it is waited for");
-        assert_eq!(shrinker.in_place(1, || Ok(())).await, Ok(()));
+        assert_eq!(next.await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_refusal_and_gives_its_place_back() {
-        let shrinker = shrinker(1);
+    async fn a_panic_is_a_refusal_and_gives_its_turn_back() {
+        let (shrinker, tenant) = shrinker();
         let strange: fn() -> Result<(), Unusable> = || panic!("a decoder's assumption");
-        assert_eq!(shrinker.in_place(1, strange).await, Err(Unusable::Damaged));
-        assert_eq!(shrinker.in_place(1, || Ok(())).await, Ok(()));
+        let refused = shrinker.in_turn(&tenant, 1, strange).await;
+        assert_eq!(refused, Err(Unusable::Damaged));
+        assert_eq!(shrinker.in_turn(&tenant, 1, || Ok(())).await, Ok(()));
+    }
+
+    #[test]
+    fn what_a_picture_takes_is_known_from_its_header() {
+        let size = Size {
+            width: 4000,
+            height: 3000,
+        };
+        let decoded = 4000 * 3000 * 3;
+        let averaged = 2000 * 3000 * 4 + 2 * 2000 * 1500 * 4;
+        assert_eq!(takes(size, 3, Channels::Rgba, 2000), decoded + averaged);
+        let most = Size {
+            width: u32::MAX,
+            height: u32::MAX,
+        };
+        assert_eq!(
+            takes(most, 9, Channels::Rgba, u32::MAX),
+            u64::MAX,
+            "no overflow"
+        );
     }
 }

@@ -54,7 +54,7 @@ impl Channels {
 
 impl Size {
     /// The same shape, with that longer side.
-    fn within(self, longer_side: u32) -> Self {
+    pub(super) fn within(self, longer_side: u32) -> Self {
         let longest = u64::from(self.width.max(self.height)).max(1);
         let scaled = |side: u32| {
             let side = (u64::from(side) * u64::from(longer_side) + longest / 2) / longest;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 /// Items in lanes.
 #[derive(Debug)]
-pub(super) struct FairQueue<K, T> {
+pub(crate) struct FairQueue<K, T> {
     /// An empty one is remembered while its next item is due later than a stranger's would be.
     lanes: Vec<Lane<K, T>>,
     /// The turn that was given last, in turns of a lane that never pauses.
@@ -24,7 +24,7 @@ struct Lane<K, T> {
 
 /// Names one waiting item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 impl<K, T> Default for FairQueue<K, T> {
     fn default() -> Self {
@@ -37,16 +37,16 @@ impl<K, T> Default for FairQueue<K, T> {
 }
 
 impl<K: PartialEq, T> FairQueue<K, T> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lanes.iter().map(|lane| lane.items.len()).sum()
     }
 
     /// Puts an item at the end of its lane.
-    pub(super) fn push(&mut self, key: K, item: T) -> Ticket {
+    pub(crate) fn push(&mut self, key: K, item: T) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         match self.lanes.iter_mut().find(|lane| lane.key == key) {
@@ -61,11 +61,17 @@ impl<K: PartialEq, T> FairQueue<K, T> {
     }
 
     /// The item whose turn it is: of the lanes that are due first, the one that waited longest.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        self.pop_if(|_| true)
+    }
+
+    /// The same where that item may have its turn now. Where it mayn't, it keeps its place and nobody passes it, so that
+    /// what needs much comes to it.
+    pub(crate) fn pop_if(&mut self, may: impl FnOnce(&T) -> bool) -> Option<T> {
         let first = |lane: &Lane<K, T>| (lane.due, lane.items.front().map(|(ticket, _)| *ticket));
         let waiting = self.lanes.iter_mut().filter(|lane| !lane.items.is_empty());
         let lane = waiting.min_by_key(|lane| first(lane))?;
-        let (_, item) = lane.items.pop_front()?;
+        let (_, item) = lane.items.pop_front_if(|(_, item)| may(item))?;
         self.virtual_time = lane.due;
         lane.due += 1;
         self.forget();
@@ -73,14 +79,14 @@ impl<K: PartialEq, T> FairQueue<K, T> {
     }
 
     /// Takes everything out.
-    pub(super) fn take_all(&mut self) -> Vec<T> {
+    pub(crate) fn take_all(&mut self) -> Vec<T> {
         let lanes = std::mem::take(&mut self.lanes);
         let items = lanes.into_iter().flat_map(|lane| lane.items);
         items.map(|(_, item)| item).collect()
     }
 
     /// Takes an item out before its turn.
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<T> {
+    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
         let found = self.lanes.iter().enumerate().find_map(|(at, lane)| {
             let place = lane.items.iter().position(|(it, _)| *it == ticket)?;
             Some((at, place))
@@ -99,7 +105,7 @@ impl<K: PartialEq, T> FairQueue<K, T> {
     }
 
     /// How many turns come before that of an item that joins now.
-    pub(super) fn ahead_of(&self, key: &K) -> usize {
+    pub(crate) fn ahead_of(&self, key: &K) -> usize {
         let own = self.lanes.iter().find(|lane| lane.key == *key);
         let place = own.map_or(0, |lane| lane.items.len());
         let due = own.map_or(self.virtual_time, |lane| lane.due) + place as u64;
@@ -113,7 +119,7 @@ impl<K: PartialEq, T> FairQueue<K, T> {
 
     /// Makes room for an item of that lane: gives back the last item of the longest
     /// lane, or nothing where no lane is longer than its own would become.
-    pub(super) fn displace_for(&mut self, key: &K) -> Option<T> {
+    pub(crate) fn displace_for(&mut self, key: &K) -> Option<T> {
         let length = |lane: &Lane<K, T>| lane.items.len();
         let own = self.lanes.iter().find(|lane| lane.key == *key);
         let becomes = own.map_or(1, |lane| length(lane) + 1);
@@ -206,6 +212,20 @@ mod tests {
         assert_eq!(queue.displace_for(&"ana"), Some(2));
         assert_eq!(queue.displace_for(&"ana"), Some(1));
         assert_eq!(queue.displace_for(&"ana"), None, "one each is fair");
+    }
+
+    #[test]
+    fn who_has_to_wait_keeps_its_turn() {
+        let mut queue = FairQueue::default();
+        queue.push("a", 10);
+        queue.push("b", 1);
+        queue.push("a", 2);
+        let small = |item: &i32| *item < 10;
+        assert_eq!(queue.pop_if(small), None, "nobody passes it");
+        assert_eq!(queue.len(), 3);
+        assert_eq!(queue.pop(), Some(10));
+        assert_eq!(queue.pop_if(small), Some(1));
+        assert_eq!(queue.pop_if(small), Some(2));
     }
 
     proptest! {
