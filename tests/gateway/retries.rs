@@ -18,8 +18,12 @@ use tokio::{
 use crate::harness::{World, leaks, with_clave};
 
 const PHOTOS: usize = 150;
-const CLIENTS: usize = 16;
-const ORDERS: u64 = 20;
+/// More photos are more clients', to more orders: what takes time is that each waits for its doubts to end.
+const FEWEST_CLIENTS: usize = 16;
+const OF_A_CLIENT: usize = 20;
+const OF_AN_ORDER: usize = 8;
+/// The tenant's.
+const MOST_ORDERS: u64 = 127;
 
 /// A technician's photo, and how it is sent.
 struct Job {
@@ -43,11 +47,11 @@ fn photo(number: usize) -> Vec<u8> {
     photo
 }
 
-fn job(number: usize, rng: &mut Rng) -> Job {
+fn job(number: usize, orders: u64, rng: &mut Rng) -> Job {
     Job {
         number,
         photo: photo(number),
-        path: format!("/v1/ordenes/{}/imagenes", 11001 + rng.u64(..ORDERS)),
+        path: format!("/v1/ordenes/{}/imagenes", 11001 + rng.u64(..orders)),
         titulo: rng.bool().then_some("Fachada"),
         key: (rng.u8(..5) > 0).then(|| format!("foto-{number}")),
     }
@@ -188,10 +192,13 @@ async fn every_photo_arrives_once_and_everybody_is_answered() {
         .ok()
         .and_then(|count| count.parse().ok())
         .unwrap_or(PHOTOS);
-    let world = World::configured(
-        "upstream:\n  timeout: 2s\n  upload_timeout: 2s\n  queue_timeout: 60s\n\
-         images: {dedupe_window: 30d}\n",
-    )
+    let clients = count.div_ceil(OF_A_CLIENT).max(FEWEST_CLIENTS);
+    // What the ERP has when it begins to hang is in doubt: of more clients, more.
+    let at_once = clients / 2;
+    let world = World::configured(&format!(
+        "upstream:\n  timeout: 2s\n  upload_timeout: 2s\n  queue_timeout: 60s\n  max_concurrency: {at_once}\n\
+         images: {{dedupe_window: 30d}}\n"
+    ))
     .await;
     let world = Arc::new(world);
     let _time = world.time_flies_by(Duration::from_millis(20));
@@ -208,9 +215,12 @@ async fn every_photo_arrives_once_and_everybody_is_answered() {
     };
     // Time flies; a token that doesn't expire meanwhile.
     let token = world.token(&json!({"exp": world.clock.unix_seconds() + 30 * 24 * 3600}));
-    let jobs: Vec<Job> = (0..count).map(|number| job(number, &mut rng)).collect();
+    let orders = (count.div_ceil(OF_AN_ORDER) as u64).min(MOST_ORDERS);
+    let jobs: Vec<Job> = (0..count)
+        .map(|number| job(number, orders, &mut rng))
+        .collect();
     let jobs = Arc::new(std::sync::Mutex::new(jobs));
-    let clients: Vec<_> = (0..CLIENTS)
+    let clients: Vec<_> = (0..clients)
         .map(|_| {
             let (world, token, jobs, mut rng) =
                 (world.clone(), token.clone(), jobs.clone(), rng.fork());
@@ -236,7 +246,7 @@ async fn every_photo_arrives_once_and_everybody_is_answered() {
     let clave = with_clave("carper");
     let mut kept: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut ids = HashSet::new();
-    for order in 11001..11001 + ORDERS {
+    for order in 11001..11001 + orders {
         let orden = world.erp.orden(&clave, order).unwrap();
         for archivo in orden["archivos"].as_array().into_iter().flatten() {
             let id = archivo["id"].as_u64().unwrap();
