@@ -44,6 +44,10 @@ const ERP_TAKES: Duration = Duration::from_millis(100);
 /// Uploads at once, where memory is measured, and the size of each.
 const AT_ONCE: usize = 64;
 const PHOTO: usize = 8_000_000;
+/// Sizes of photos that come mixed: no two that follow each other suit each other's memory.
+const MIXED: [usize; 8] = [
+    2_000_000, 12_000_000, 5_000_000, 9_000_000, 3_000_000, 11_000_000, 4_000_000, 7_000_000,
+];
 const SMALL_PHOTO: usize = 100_000;
 /// How often a client asks again after a 503.
 const MOST_ATTEMPTS: usize = 60;
@@ -96,14 +100,15 @@ fn memory() -> bool {
     let default = 512 << 20;
     let small = 128 << 20;
     let mut holds = true;
-    for (size, at_once, in_flight, allowed) in [
-        (5_000_000, 1, default, 0),
-        (12_000_000, 1, default, 0),
-        (PHOTO, AT_ONCE, default, whole),
-        (PHOTO, AT_ONCE, small, small),
+    for (sizes, at_once, in_flight, allowed) in [
+        (&[5_000_000][..], 1, default, 0),
+        (&[12_000_000], 1, default, 0),
+        (&[PHOTO], AT_ONCE, default, whole),
+        (&[PHOTO], AT_ONCE, small, small),
+        (&MIXED, AT_ONCE, small, small),
     ] {
         let bound = match at_once {
-            1 => (size as f64 * MARGIN) as u64 + ONE_UPLOAD_MARGIN,
+            1 => (sizes[0] as f64 * MARGIN) as u64 + ONE_UPLOAD_MARGIN,
             // What all may hold is what they hold.
             _ if allowed == in_flight => allowed,
             _ => (allowed as f64 * MARGIN) as u64,
@@ -112,11 +117,11 @@ fn memory() -> bool {
         gateway.client(1).upload(&form(SMALL_PHOTO)).accepted();
         let idle = gateway.process.resident();
         gateway.process.forget_peak();
-        let form = form(size);
+        let forms: Vec<_> = sizes.iter().map(|size| form(*size)).collect();
         let refused: usize = thread::scope(|scope| {
             let uploads: Vec<_> = (0..at_once)
-                .map(|order| gateway.client(order))
-                .map(|client| scope.spawn(|| client.until_accepted(&form)))
+                .map(|order| (gateway.client(order), &forms[order % forms.len()]))
+                .map(|(client, form)| scope.spawn(|| client.until_accepted(form)))
                 .collect();
             uploads
                 .into_iter()
@@ -127,8 +132,8 @@ fn memory() -> bool {
         let afterwards = gateway.settles(idle);
         holds &= above <= bound;
         println!(
-            "| {:.0} MB, in_flight_bytes {} MiB | {at_once} | {:.1} MB | {:.1} MB{} | {:.1} MB | {:+.1} MB | {at_once} | {refused} |",
-            size as f64 / MB,
+            "| {} MB, in_flight_bytes {} MiB | {at_once} | {:.1} MB | {:.1} MB{} | {:.1} MB | {:+.1} MB | {at_once} | {refused} |",
+            told(sizes),
             in_flight >> 20,
             idle as f64 / MB,
             above as f64 / MB,
@@ -138,6 +143,15 @@ fn memory() -> bool {
         );
     }
     holds
+}
+
+/// Sizes in MB.
+fn told(sizes: &[usize]) -> String {
+    let mb = |size: Option<&usize>| size.map_or(0, |size| size / 1_000_000);
+    match sizes {
+        [size] => mb(Some(size)).to_string(),
+        _ => format!("{} to {}", mb(sizes.iter().min()), mb(sizes.iter().max())),
+    }
 }
 
 /// Prints what an upload costs beside the floor, and how fast uploads are.

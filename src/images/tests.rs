@@ -464,6 +464,166 @@ fn headers_that_cannot_be_are_refused() {
     assert_eq!(looked_at(&empty), Err(Unusable::Damaged));
 }
 
+/// A block with a camera and, where it is turned, an orientation.
+fn exif(order: &[u8; 4], turned: Option<u8>) -> Vec<u8> {
+    let short = |number: u8| match order {
+        b"II*\0" => [number, 0],
+        _ => [0, number],
+    };
+    let tagged = |tag: [u8; 2], kind, count, value: &[u8; 4]| {
+        let tag = if order == b"II*\0" {
+            [tag[1], tag[0]]
+        } else {
+            tag
+        };
+        let count = match order {
+            b"II*\0" => [count, 0, 0, 0],
+            _ => [0, 0, 0, count],
+        };
+        [&tag[..], &short(kind), &count, value].concat()
+    };
+    let at = match order {
+        b"II*\0" => [8, 0, 0, 0],
+        _ => [0, 0, 0, 8],
+    };
+    let entries = match turned {
+        Some(turned) => {
+            let [first, second] = short(turned);
+            vec![tagged([0x01, 0x12], 3, 1, &[first, second, 0, 0])]
+        }
+        None => vec![tagged([0x01, 0x0F], 2, 4, CAMERA)],
+    };
+    [&order[..], &at, &short(1), &entries.concat(), &[0; 4]].concat()
+}
+
+const CAMERA: &[u8; 4] = b"acm\0";
+const TURNED_IN_XMP: &[u8] = b"<r:RDF xmlns:r='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>\
+    <r:Description xmlns:t='http://ns.adobe.com/tiff/1.0/' t:Orientation='6'/></r:RDF>";
+
+/// The photo with more segments before its own.
+fn jpeg_with(payloads: &[&[&[u8]]]) -> Vec<u8> {
+    let photo = photo("no-exif.jpg");
+    let mut image = photo[..2].to_vec();
+    for payload in payloads {
+        let payload = payload.concat();
+        let length = u16::try_from(payload.len() + 2)
+            .expect("short")
+            .to_be_bytes();
+        image.extend([&[0xFF, jpeg::APP1][..], &length, &payload].concat());
+    }
+    image.extend(&photo[2..]);
+    image
+}
+
+fn turned(name: &str) -> Vec<u8> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/turned");
+    fs::read(root.join(name)).expect("a photo")
+}
+
+/// The image with a block, whose chunk stands before the pixels of a PNG and at the end of a WebP.
+fn with_block(format: Format, block: &[u8]) -> Vec<u8> {
+    match format {
+        Format::Png => {
+            const HEADER: usize = 8 + 12 + 13;
+            let png = photo("astronaut.png");
+            let chunk = png::framed(*b"eXIf", block);
+            [&png[..HEADER], &chunk, &png[HEADER..]].concat()
+        }
+        Format::Webp => {
+            let mut webp = turned("xmp.webp");
+            let length = u32::try_from(block.len()).expect("short").to_le_bytes();
+            webp.extend([b"EXIF", &length[..], block].concat());
+            let size = u32::try_from(webp.len() - 8).expect("short").to_le_bytes();
+            webp[4..8].copy_from_slice(&size);
+            webp
+        }
+        _ => jpeg_with(&[&[jpeg::EXIF, block]]),
+    }
+}
+
+fn has(image: &[u8], what: &[u8]) -> bool {
+    memchr::memmem::find(image, what).is_some()
+}
+
+#[test]
+fn the_camera_stays_beside_an_orientation_from_elsewhere() {
+    let exif = exif(b"II*\0", None);
+    let packet = [b"http://ns.adobe.com/xap/1.0/\0", TURNED_IN_XMP].concat();
+    let image = jpeg_with(&[&[jpeg::EXIF, &exif], &[&packet]]);
+    let (stripped, _) = stripped(&image, Metadata::StripLocation).expect("is sound");
+    assert_eq!(orientation::of(&stripped, Format::Jpeg), Some(6));
+    assert!(has(&stripped, CAMERA) && !has(&stripped, b"RDF"));
+}
+
+#[test]
+fn the_camera_stays_where_a_block_has_the_words_of_jpeg() {
+    let block = [jpeg::EXIF, &exif(b"MM\0*", None)].concat();
+    for format in [Format::Png, Format::Webp] {
+        let image = with_block(format, &block);
+        let (stripped, _) = stripped(&image, Metadata::StripLocation).expect("is sound");
+        assert!(has(&stripped, CAMERA));
+    }
+}
+
+#[test]
+fn an_orientation_stays_where_the_rest_has_grown_too_large() {
+    // Five texts in the same place, which each have their own afterwards.
+    let texts = [0x12, 0x0F, 0x10, 0x31, 0x32, 0x3B].map(|tag: u8| match tag {
+        0x12 => b"\x12\x01\x03\0\x01\0\0\0\x03\0\0\0".to_vec(),
+        _ => [&[tag, 1, 2, 0, 200, 0, 0, 0][..], &[86, 0, 0, 0]].concat(),
+    });
+    let block = [
+        b"II*\0\x08\0\0\0\x06\0",
+        &texts.concat()[..],
+        &[0; 4],
+        &[b'x'; 200],
+    ]
+    .concat();
+    for format in [Format::Jpeg, Format::Png, Format::Webp] {
+        let image = with_block(format, &block);
+        // What XMP leaves would be room for it.
+        let image = match format {
+            Format::Webp => {
+                let xmp = memchr::memmem::find(&image, b"XMP ").expect("it is there");
+                let mut image = image;
+                let exif = memchr::memmem::find(&image, b"EXIF").expect("it is there");
+                image.drain(xmp..exif);
+                let size = u32::try_from(image.len() - 8).expect("short").to_le_bytes();
+                image[4..8].copy_from_slice(&size);
+                image
+            }
+            _ => image,
+        };
+        let (stripped, _) = stripped(&image, Metadata::StripLocation).expect("is sound");
+        assert_eq!(orientation::of(&stripped, format), Some(3), "{format:?}");
+        assert!(!has(&stripped, &[b'x'; 200]), "{format:?}");
+        let flags = stripped.get(20).copied();
+        assert!(format != Format::Webp || flags.is_some_and(|it| it & 0x08 != 0));
+    }
+}
+
+#[test]
+fn a_picture_that_is_upright_needs_no_exif() {
+    let exif = exif(b"II*\0", Some(1));
+    let image = jpeg_with(&[&[jpeg::EXIF, &exif]]);
+    let (without, changed) = stripped(&image, Metadata::StripAll).expect("is sound");
+    assert!(changed && !has(&without, jpeg::EXIF));
+}
+
+#[test]
+fn what_has_no_more_than_its_orientation_is_left_as_it_is() {
+    for order in [b"II*\0", b"MM\0*"] {
+        let exif = exif(order, Some(6));
+        let bare = stripped(&jpeg_with(&[]), Metadata::StripAll);
+        let bare = bare.expect("is sound").0;
+        let segment = [&[0xFF, jpeg::APP1, 0, 34][..], jpeg::EXIF, &exif].concat();
+        let at = memchr::memmem::find(&bare, &[0xFF, 0xDA]).expect("a scan");
+        let image = [&bare[..at], &segment, &bare[at..]].concat();
+        let (stripped, changed) = stripped(&image, Metadata::StripAll).expect("is sound");
+        assert!(stripped == image && !changed, "{order:?}");
+    }
+}
+
 #[test]
 fn animations_keep_their_frames() {
     use image::{

@@ -547,6 +547,26 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_was_handed_on_is_not_made_to_grow() {
+        const SIZE: usize = 8 << 20;
+        let (budget, _clock) = budget(24 * MIB);
+        let a = tenant("a");
+        let mut first = now(&budget, "a", SIZE as u64).expect("there is room");
+        let mut memory = first.memory(SIZE);
+        memory.extend_from_slice(&[7; SIZE]);
+        let (at, photo) = (memory.as_ptr(), first.hold(memory));
+        let mut waits = Box::pin(budget.reserve(&a, SIZE as u64));
+        assert!(poll(&mut waits).is_pending());
+        drop(photo);
+        let Poll::Ready(Ok(mut next)) = poll(&mut waits) else {
+            panic!("there is room");
+        };
+        assert!(next.memory.is_some(), "it suits");
+        let memory = next.memory(SIZE + 1);
+        assert!(memory.as_ptr() != at && memory.capacity() > SIZE);
+    }
+
+    #[test]
     fn more_than_all_is_all() {
         let (budget, _clock) = budget(12 * MIB);
         let first = now(&budget, "a", LARGEST).expect("it is alone");

@@ -158,6 +158,43 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_chunk_is_encoded_when_the_one_before_was_written() {
+        let image = Bytes::from(vec![7; 3 * CHUNK_BYTES]);
+        let mut body = ImageBody::new("x", 1, "image/jpeg", image, Encoding::Base64);
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let mut context = Context::from_waker(&waker);
+        let mut chunks = 0;
+        let mut was_chunk = false;
+        loop {
+            match Pin::new(&mut body).poll_frame(&mut context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    assert!(!was_chunk, "it would be ahead of what is written");
+                    was_chunk = frame
+                        .data_ref()
+                        .is_some_and(|data| data.len() > CHUNK_BYTES);
+                    chunks += usize::from(was_chunk);
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    assert!(std::mem::take(&mut was_chunk), "it waits for nothing else");
+                    assert_eq!(wakes.0.load(Ordering::Relaxed), chunks, "it is asked again");
+                }
+            }
+        }
+        assert_eq!(chunks, 3);
+    }
+
+    #[derive(Default)]
+    struct Wakes(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[tokio::test]
     async fn the_length_is_exact_and_the_base64_is_whole() {
         for size in [
