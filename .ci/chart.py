@@ -415,15 +415,25 @@ def certificate(root):
     return {"tls.crt": certificate_, "tls.key": key}
 
 
-# Values that must be refused, each with a word that the refusal must have.
+def issuer(times=1, **more):
+    one = {"issuer": "https://id.example.com/", "audience": ["llavero"], "algorithms": ["RS256"]} | more
+    return f"config.auth.issuers={json.dumps([one] * times)}"
+
+
+def credential(**given):
+    return f"tenants.carper.credentials.default={json.dumps(given)}"
+
+
+# Values that must be refused, each with what the refusal must say.
 
 REFUSED = [
     ("replicas", "--set", "replicas=2"),
     ("replicaCount", "--set-string", "replicaCount=2"),
     ("digest", "--set", "image.digest=sha256:0123"),
     ("port", "--set", "service.port=70000"),
-    ("listen", "--set", "config.server.listen=0.0.0.0:80"),
-    ("tenants_dir", "--set", "config.tenants_dir=/tmp"),
+    ("config.server.listen is the chart's", "--set", "config.server.listen=0.0.0.0:80"),
+    ("config.server.admin_listen is the chart's", "--set", "config.server.admin_listen=0.0.0.0:90"),
+    ("config.tenants_dir is the chart's", "--set", "config.tenants_dir=/tmp"),
     ("lisen", "--set", "config.server.lisen=0.0.0.0:80"),
     ("max_bites", "--set", "config.cache.max_bites=1MiB"),
     ("max_bytes", "--set", "config.cache.max_bytes=1 MB"),
@@ -436,13 +446,34 @@ REFUSED = [
     ("tenantSecrets", "--set-string", "tenantSecrets.norte=norte"),
     ("tenantSlots", "--set", "tenantSlots=-1"),
     ("tenantSlots", "--set", "tenantSlots=1000"),
-    ("trusted_proxies", "--set-json", 'config.server.trusted_proxies=["0.0.0.0/0"]'),
+    ("trusted_proxies[0] is everybody", "--set", "config.server.trusted_proxies={0.0.0.0/0}"),
+    ("trusted_proxies[1] is everybody", "--set", "config.server.trusted_proxies={10.0.0.0/8,::/0}"),
+    ("trusted_proxies[0] is no network", "--set", "config.server.trusted_proxies={10.0.0.1/99}"),
+    ("trusted_proxies[0] is no network", "--set", "config.server.trusted_proxies={10.0.0.1}"),
+    ("trusted_proxies[0] is no network", "--set", "config.server.trusted_proxies={10.0.256.0/24}"),
+    ("trusted_proxies[0] is no network", "--set", "config.server.trusted_proxies={fd00::/129}"),
+    ("proxy.allow isn't available", "--set-json", 'config.proxy.allow=[{"methods": ["GET"], "path": "productos/**"}]'),
+    ("issuers[0] has keys from discovery and jwks_file", "--set", "config.auth.issuers[0].discovery=true"),
+    ("issuers[0] has no keys", "--set-json", issuer()),
+    ("HS256, which needs secret", "--set", "config.auth.issuers[0].algorithms={RS256,HS256}"),
+    ("RS256, but with secret", "--set-json", issuer(algorithms=["HS256", "RS256"], secret={"file": "/run/secrets/llavero/carper/k"})),
+    ("discovery needs an issuer that is an https address", "--set-json", issuer(issuer="http://x", discovery=True)),
+    ("discovery needs an issuer that is an https address", "--set-json", issuer(issuer="https://x/?a", discovery=True)),
+    ("jwks_url must be https", "--set-json", issuer(jwks_url="http://x/keys")),
+    ("names the variable X", "--set-json", issuer(algorithms=["HS256"], secret={"env": "X"})),
+    ("is that of another entry", "--set-json", issuer(times=2, discovery=True)),
+    ("default_scopes", "--set", "config.auth.issuers[0].default_scopes={ordenes}"),
+    ("names the variable X", "--set-json", credential(api_key={"env": "X"})),
+    ("names the variable X", "--set-json", credential(api_key=[{"file": "/run/secrets/llavero/carper/k"}, {"env": "X"}])),
+    ("names the variable X", "--set-json", credential(login={"username": "u", "password": {"env": "X"}})),
+    ("credential is other", "--set-json", 'tenants.carper.users=[{"match": {"env": "X"}, "credential": "other"}]'),
     ("output", "--set", "config.audit.output=stderr"),
     ("limits", "--set", "config.limits.user.requests=0"),
     ("existingTenantsSecret", "--set", "existingTenantsSecret=tenants"),
     ("existingSecrets", "--set-json", "existingSecrets=[]"),
     ("jwks", "--set", "config.auth.issuers[0].jwks_file=/etc/llavero/keys/other.json"),
-    ("jwks", "--set-string", "jwks.private\\.pem=-----BEGIN PRIVATE KEY-----hunter2"),
+    ("jwks: private.pem holds a private key", "--set-string", "jwks.private\\.pem=-----BEGIN PRIVATE KEY-----hunter2"),
+    ("jwks: k.json holds a private key or a shared secret", "--set-json", 'jwks={"k.json": "{\\"keys\\": [{\\"kty\\": \\"oct\\", \\"k\\": \\"hunter2\\"}]}"}'),
     ("api_key", "--set", "tenants.carper.credentials.default.api_key=hunter2"),
     ("secret", "--set", "config.auth.issuers[0].secret=hunter2"),
     ("clave", "--set", "tenants.carper.clave=123"),
@@ -471,19 +502,34 @@ REFUSED = [
     ("resourceAttributes", "--set", "otel.endpoint=http://c:4318,otel.resourceAttributes.team=a\\,b"),
     ("headersSecret", "--set", "otel.headersSecret.name=collector"),
     ("sampleRatio", "--set-json", "otel.sampleRatio=2"),
+    ("sampleRatio", "--set", "otel.sampleRatio=1.5"),
     ("interval", "--set", "serviceMonitor.interval=15"),
     ("LlaveroDwon", "--set", "prometheusRule.enabled=true,prometheusRule.disabled[0]=LlaveroDwon"),
     ("LlaveroDwon", "--set", "prometheusRule.enabled=true,prometheusRule.overrides.LlaveroDwon.for=5m"),
     ("overrides", "--set", "prometheusRule.overrides.LlaveroDown.after=5m"),
     ("runAsUser", "--set", "podSecurityContext.runAsUser=0"),
     ("runAsNonRoot", "--set", "podSecurityContext.runAsNonRoot=false"),
-    ("hostPath", "--set", "extraVolumes[0].name=a,extraVolumes[0].hostPath.path=/"),
-    ("extraEnv", "--set-string", "extraEnv[0].name=LLAVERO__UPSTREAM__UPLOAD_TIMEOUT,extraEnv[0].value=10m"),
+    ("a is a hostPath", "--set", "extraVolumes[0].name=a,extraVolumes[0].hostPath.path=/"),
+    ("write it in config, as config.upstream.upload_timeout", "--set-string", "extraEnv[0].name=LLAVERO__UPSTREAM__UPLOAD_TIMEOUT,extraEnv[0].value=10m"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "--set", "otel.endpoint=http://c:4318,extraEnv[0].name=OTEL_EXPORTER_OTLP_ENDPOINT"),
     ("RUST_LOG", "--set", "extraEnv[0].name=RUST_LOG,extraEnv[1].name=RUST_LOG"),
     ("extraEnv", "--set", "extraEnv.RUST_LOG=debug"),
     ("preStop", "--set", "preStop.sleep.seconds=5,preStop.exec.command[0]=true"),
     ("type", "--set", "service.type=ExternalName"),
+    ("service.nodePort is set, but service.type is ClusterIP", "--set", "service.nodePort=30080"),
+    ("service.externalTrafficPolicy is set, but service.type is ClusterIP", "--set", "service.externalTrafficPolicy=Local"),
+    ("service.loadBalancerSourceRanges is set, but service.type is NodePort", "--set", "service.type=NodePort,service.loadBalancerSourceRanges={192.0.2.0/24}"),
+    ("service.loadBalancerClass is set, but service.type is ClusterIP", "--set", "service.loadBalancerClass=a"),
+]
+
+# Values like those, which are right.
+ACCEPTED = [
+    ("--set", "config.server.trusted_proxies={10.0.0.1/8,192.0.2.7/32,fd00::/8,::ffff:10.0.0.1/128}"),
+    ("--set", "otel.endpoint=http://c:4318,otel.sampleRatio=0.1"),
+    ("--set", "config.auth.jwks.allow_loopback_http=true", "--set-json", issuer(issuer="http://127.0.0.1:8000/realms/a", discovery=True)),
+    ("--set", "extraEnv[0].name=X,extraEnv[0].value=made-up", "--set-json", credential(api_key={"env": "X"})),
+    ("--set-json", 'tenants.carper.users=[{"match": {"env": "X"}, "credential": "default"}]'),
+    ("--set", "service.type=NodePort,service.nodePort=30080,service.externalTrafficPolicy=Local"),
 ]
 
 def is_refused(helm, word, *arguments):
@@ -495,6 +541,12 @@ def is_refused(helm, word, *arguments):
         raise Wrong(f"refused without naming {word}: {given}\n{said}")
     if "hunter2" in said:
         raise Wrong(f"a refusal repeats a secret: {given}")
+
+
+def is_accepted(helm, llavero, root, *arguments):
+    objects = helm.template(CHART / "ci/minimal-values.yaml", *arguments)
+    if llavero:
+        accepted(llavero, objects, root)
 
 
 # New pods come for a new llavero.yaml, image or pod, and for nothing else.
@@ -632,6 +684,9 @@ def main():
             cases = pool.map(lambda values: tried(f"{values.name}, {helm.version}", case, helm, values), files)
             rendered = dict(zip(files, cases, strict=True))
             list(pool.map(lambda it: tried(helm.version, is_refused, helm, *it), REFUSED))
+            for number, arguments_ in enumerate(ACCEPTED):
+                root = arguments.work / helm.version / f"accepted-{number}"
+                tried(f"{helm.version}, {' '.join(arguments_)}", is_accepted, helm, arguments.llavero, root, *arguments_)
             tried(helm.version, rolls_out, helm)
             tried(helm.version, keeps_promises, helm, arguments.work)
             if objects := rendered[CHART / "ci/minimal-values.yaml"]:

@@ -15,6 +15,8 @@ or, without discovery, jwks_file: /etc/llavero/keys/id.example.com.json
 and --set-file 'jwks.id\.example\.com\.json=FILE' with the issuer's JWK Set.` }}
 {{- end }}
 
+{{- include "llavero.configChecks" . }}
+
 {{- if and .Values.tenants .Values.existingTenantsSecret }}
 {{- fail "tenants and existingTenantsSecret are both set: keep one." }}
 {{- end }}
@@ -55,11 +57,22 @@ or leave tenantSlots at more than 0 and apply Secrets later.` }}
 
 {{- $own := include "llavero.ownEnv" . | fromYamlArray }}
 {{- $names := list }}
+{{- range .Values.extraEnv }}
+{{- if hasPrefix "LLAVERO__" .name }}
+{{- fail (printf "extraEnv: %s is a setting, and would win over llavero.yaml unseen by the chart, which computes grace and memory from it: write it in config, as config.%s." .name (trimPrefix "LLAVERO__" .name | lower | replace "__" ".")) }}
+{{- end }}
+{{- end }}
 {{- range concat $own .Values.extraEnv }}
 {{- if has .name $names }}
 {{- fail (printf "extraEnv: %s is set twice, or by the chart already: keep one." .name) }}
 {{- end }}
 {{- $names = append $names .name }}
+{{- end }}
+
+{{- range .Values.extraVolumes }}
+{{- if hasKey . "hostPath" }}
+{{- fail (printf "extraVolumes: %s is a hostPath, which the restricted Pod Security Standard has not: use a persistentVolumeClaim, csi, ephemeral or emptyDir." .name) }}
+{{- end }}
 {{- end }}
 
 {{- with dig "limits" "memory" nil .Values.resources }}
@@ -89,6 +102,23 @@ or leave tenantSlots at more than 0 and apply Secrets later.` }}
 {{- with .Values.podDisruptionBudget }}
 {{- if and .enabled (kindIs "invalid" .minAvailable) (kindIs "invalid" .maxUnavailable) }}
 {{- fail "podDisruptionBudget says nothing: set maxUnavailable or minAvailable." }}
+{{- end }}
+{{- end }}
+
+{{- with .Values.service }}
+{{- if eq .type "ClusterIP" }}
+{{- range $key := list "nodePort" "externalTrafficPolicy" }}
+{{- if get $.Values.service $key }}
+{{- fail (printf "service.%s is set, but service.type is ClusterIP, with which Kubernetes refuses it: leave it out, or write type: NodePort or LoadBalancer." $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if ne .type "LoadBalancer" }}
+{{- range $key := list "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if get $.Values.service $key }}
+{{- fail (printf "service.%s is set, but service.type is %s, where it would do nothing: leave it out, or write type: LoadBalancer." $key $.Values.service.type) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
