@@ -555,6 +555,13 @@ async function checkAlerts(prometheus, annotations) {
     note("alert", rule.name, !wrong.length, wrong.join("; ") || of.join(" "));
   }
   for (const section of sections) note("alert", section, false, "docs/runbook.md has a section for an alert that isn't there");
+  const { panels } = JSON.parse(readFileSync(DASHBOARD, "utf8"));
+  const titles = new Set(panels.filter(({ type }) => type !== "row").map(({ title }) => title));
+  // In italics, on one line or two; an asterisk in code is another thing.
+  const prose = runbook.replace(/```[^]*?```|`[^`]*`/g, "");
+  const named = new Set([...prose.matchAll(/(?<!\*)\*([^*]+)\*(?!\*)/g)].map(([, name]) => name.replace(/\s+/g, " ")));
+  note("runbook", "names panels", named.size > 0, `${named.size}`);
+  for (const name of named) note("runbook", name, titles.has(name), "docs/runbook.md names this panel");
 }
 
 const METRIC = /\b(?:llavero|process)_[a-z0-9_]+|\bhttp_(?:server|client)_[a-z0-9_]+_seconds\b/g;
