@@ -4,7 +4,7 @@
 // the two is ended by SIGTERM and started anew. No request may fail, and none be made twice at the ERP.
 
 import { randomUUID } from "node:crypto";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -21,67 +21,44 @@ const READ_ORDERS = 50;
 const SETTLED_MS = 700;
 /** Shorter than the default, so harder. HAProxy's checks are over in half of it. */
 const DRAIN_DELAY = "2s";
+/** Where a caller is who isn't at the proxy's own address. */
+const ELSEWHERE = "127.0.0.2";
 
 endsWithin(150);
 
+/** The file that docs/load-balancers.md shows for a proxy, with what has to be another here. */
+function configuration(name, changes) {
+  const page = readFileSync("docs/load-balancers.md", "utf8");
+  let [, text] = new RegExp(`^## ${name}\\n[^#]*?\`\`\`\\n([^]*?)\`\`\``, "im").exec(page);
+  for (const [shown, here] of changes) {
+    if (!shown.test(text)) throw new Error(`docs/load-balancers.md shows no ${shown} for ${name}`);
+    text = text.replace(shown, here);
+  }
+  return text;
+}
+
 const configurations = {
-  haproxy: (port, instances) => `global
-  maxconn 4000
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 140s
-  timeout server 140s
-  timeout http-request 15s
-  timeout http-keep-alive 75s
-  http-reuse always
-  retries 3
-  option redispatch 1
-  retry-on conn-failure
-frontend callers
-  bind 127.0.0.1:${port}
-  default_backend llavero
-backend llavero
-  option httpchk GET /readyz
-  http-check expect status 200
-  default-server check inter 500ms fall 2 rise 1
-${instances.map((it, at) => `  server s${at} 127.0.0.1:${it.port} port ${it.adminPort}`).join("\n")}
-`,
-  nginx: (port, instances) => `${process.getuid() === 0 ? "user root;" : ""}
+  haproxy: (port, instances) => configuration("haproxy", [
+    [/bind .*/, `bind 127.0.0.1:${port}`],
+    ...instances.map((it, at) => [new RegExp(`10\\.0\\.0\\.1${at + 1}:8080 port 9090`), `127.0.0.1:${it.port} port ${it.adminPort}`]),
+  ]),
+  nginx: (port, instances) => configuration("nginx", [
+    [/^worker_processes auto;/, `${process.getuid() === 0 ? "user root;" : ""}
 daemon off;
 worker_processes 1;
 pid ${directory}/nginx.pid;
-error_log ${directory}/nginx.log warn;
-events { worker_connections 4000; }
-http {
+error_log ${directory}/nginx.log warn;`],
+    [/^http \{/m, `http {
   access_log off;
   client_body_temp_path ${directory}/nginx-body;
   proxy_temp_path ${directory}/nginx-proxy;
   fastcgi_temp_path ${directory}/nginx-fastcgi;
   uwsgi_temp_path ${directory}/nginx-uwsgi;
   scgi_temp_path ${directory}/nginx-scgi;
-  keepalive_requests 1000000;
-  upstream llavero {
-    zone llavero 64k;
-${instances.map((it) => `    server 127.0.0.1:${it.port} max_fails=3 fail_timeout=1s;`).join("\n")}
-    keepalive 64;
-  }
-  server {
-    listen 127.0.0.1:${port};
-    client_max_body_size 13m;
-    location / {
-      proxy_pass http://llavero;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $host;
-      proxy_connect_timeout 5s;
-      proxy_read_timeout 140s;
-      proxy_request_buffering off;
-      proxy_next_upstream error timeout;
-    }
-  }
-}
-`,
+  keepalive_requests 1000000;`],
+    [/listen .*\n.*ssl_certificate .*\n.*ssl_certificate_key .*/, `listen 127.0.0.1:${port};`],
+    ...instances.map((it, at) => [new RegExp(`10\\.0\\.0\\.1${at + 1}:8080`), `127.0.0.1:${it.port}`]),
+  ]),
 };
 const commands = {
   haproxy: (file) => ["haproxy", ["-db", "-f", file]],
@@ -229,12 +206,22 @@ function warnings(child) {
   return counts;
 }
 
+/** Whom the gateway takes a caller for who isn't at the proxy's address, and says to be another. */
+async function clientSeen(port, instances) {
+  const headers = { "x-forwarded-for": "203.0.113.9", forwarded: "for=203.0.113.9", "x-request-id": randomUUID() };
+  const sent = request({ host: "127.0.0.1", port, path: "/v1/me", localAddress: ELSEWHERE, headers });
+  sent.on("response", (answer) => answer.resume()).on("error", (error) => console.log(error.message)).end();
+  const line = await until("the line of a request", () =>
+    instances.flatMap(({ child }) => child.text().split("\n")).find((it) => it.includes(headers["x-request-id"]) && it.includes('"client"')));
+  return JSON.parse(line).client;
+}
+
 let isWell = true;
 const { at, journal } = await erp(binary);
 
 async function behind(name) {
   // The proxy speaks for everybody, so it is no single address among others.
-  const settings = { server: `trusted_proxies: [127.0.0.0/8], drain_delay: ${DRAIN_DELAY}` };
+  const settings = { server: `trusted_proxies: [127.0.0.1/32], drain_delay: ${DRAIN_DELAY}` };
   const instances = [await gateway(binary, at, settings), await gateway(binary, at, settings)];
   for (const instance of instances) await instance.start();
   const [port] = await freePorts(1);
@@ -246,6 +233,9 @@ async function behind(name) {
     const answer = await fetch(`http://127.0.0.1:${port}/v1/me`).catch(() => undefined);
     return answer?.status === 401;
   });
+  const client = await clientSeen(port, instances);
+  if (client !== ELSEWHERE) console.log(`${name}: a caller at ${ELSEWHERE} is taken for ${client}`);
+  isWell &&= client === ELSEWHERE;
   const callers = new Callers(port);
   await fetch(journal, { method: "DELETE" });
   // Callers never pause: a restart meets whatever the one before has left.
