@@ -217,6 +217,10 @@ impl App {
         let rotation = upstream
             .clone()
             .rotate(move || known.current().iter().cloned().collect::<Vec<_>>());
+        let known = registry.clone();
+        let recovery = upstream
+            .clone()
+            .recover(move |id| known.current().get(id.as_str()).cloned());
         let sources = Sources {
             cache,
             upstream,
@@ -269,7 +273,7 @@ impl App {
             let spread: Spread = Arc::new(move |whole| jitter.of(whole));
             issuers.keep_fresh(&spread);
         };
-        let mut background = vec![freshness.boxed(), rotation.boxed()];
+        let mut background = vec![freshness.boxed(), rotation.boxed(), recovery.boxed()];
         background.extend(reload.map(|reload| reload.run().boxed()));
         let health = Health::default();
         let admin = admin::router(

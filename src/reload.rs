@@ -233,6 +233,12 @@ impl Reload {
         for tenant in &changes.removed {
             self.exchange.forget(tenant);
         }
+        let current = self.registry.current();
+        self.exchange.settle(|id| {
+            let mut credentials = current.get(id.tenant().as_str())?.credentials();
+            let credential = credentials.find(|it| it.id() == id)?;
+            Some(credential.fingerprint())
+        });
         self.follow();
         let result = if changes.is_none() && !mistakes_changed {
             "unchanged"

@@ -53,6 +53,17 @@ pub enum Fetched {
 }
 
 impl Verdict {
+    /// Every word of [`Self::as_str`].
+    pub(super) const WORDS: [&str; 7] = [
+        "hit",
+        "stale-while-revalidate",
+        "stale-if-error",
+        "collapsed",
+        "miss",
+        "requested",
+        "stale",
+    ];
+
     /// Its word in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

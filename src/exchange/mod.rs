@@ -256,6 +256,10 @@ impl Exchange {
             "Reads by how the cache handled them",
             results.clone(),
         );
+        // Every series is there from the start, so that a first event is an increase.
+        for result in Verdict::WORDS {
+            let _ = results.get_or_create(&ResultLabel { result });
+        }
         let uploaded = Counter::default();
         metrics.register(
             "llavero_upload_bytes",
@@ -268,6 +272,9 @@ impl Exchange {
             "Looks for what became of writes whose answer never came",
             traces.clone(),
         );
+        for result in ["found", "absent"] {
+            let _ = traces.get_or_create(&ResultLabel { result });
+        }
         let generations = Generations::new(clock.instant());
         Self(Arc::new(Parts {
             cache: sources.cache,
@@ -584,6 +591,12 @@ impl Exchange {
     pub fn forget(&self, tenant: &TenantId) {
         self.0.cache.forget(tenant, self.0.next());
         self.0.upstream.forget(tenant);
+    }
+
+    /// Has credentials judged anew whose secret was changed or that are gone, as
+    /// `fingerprint_of` knows those that there are.
+    pub fn settle(&self, fingerprint_of: impl Fn(&CredentialId) -> Option<u64>) {
+        self.0.upstream.settle(fingerprint_of);
     }
 
     /// How many bytes the cache holds.

@@ -103,12 +103,16 @@ impl Idempotency {
         tasks: TaskTracker,
         metrics: &mut MetricRegistry,
     ) -> Self {
-        let results = Family::default();
+        let results = Family::<ResultLabel, Counter>::default();
         metrics.register(
             "llavero_idempotency_requests",
             "Writes that are to happen once, by whether they were the first",
             results.clone(),
         );
+        // Every series is there from the start, so that a first event is an increase.
+        for result in ["first", "replayed", "running", "mismatch", "doubtful"] {
+            let _ = results.get_or_create(&ResultLabel { result });
+        }
         Self(Arc::new(Parts {
             store,
             clock,

@@ -37,7 +37,7 @@ use super::{
 };
 
 /// The first pause after a failed fetch; each after it is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest while there are no keys at all.
 const LONGEST_PAUSE_WITHOUT_KEYS: Duration = Duration::from_secs(5);
 /// The pauses between attempts while a request waits.
@@ -576,10 +576,14 @@ impl Inner {
         let wait = match state.failures {
             0 => refresh / 2 - spread(refresh / 20),
             failures => {
-                let longest = (refresh / 20).max(FIRST_PAUSE);
+                // Until the interval is over a provider that only fails now and then is asked
+                // often, so that it does answer within; then it is dead, and asked ever less often.
                 let longest = match self.held.load().as_ref() {
-                    Some(held) if self.is_believed(held) => longest,
-                    _ => longest.min(LONGEST_PAUSE_WITHOUT_KEYS),
+                    Some(held) if self.is_believed(held) => (refresh / 20)
+                        .max(FIRST_PAUSE)
+                        .max(self.age(held).saturating_sub(refresh))
+                        .min(refresh),
+                    _ => LONGEST_PAUSE_WITHOUT_KEYS,
                 };
                 let doubled = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(20));
                 let half = doubled.min(longest) / 2;
@@ -645,10 +649,13 @@ mod tests {
     use crate::identity::fetch::{self, Origin};
 
     fn provider(clock: &Clock) -> Provider {
+        provider_with(clock, config::auth::Jwks::default())
+    }
+
+    fn provider_with(clock: &Clock, rules: config::auth::Jwks) -> Provider {
         let address = "https://id.example.com/jwks"
             .parse()
             .expect("is an address");
-        let rules = config::auth::Jwks::default();
         let fetcher = Fetcher::new(
             fetch::client().expect("TLS is there"),
             Origin::Address(address),
@@ -676,7 +683,7 @@ mod tests {
             without_keys.push(wait().as_millis());
             inner.failed(FetchError::Connect);
         }
-        assert_eq!(without_keys, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(without_keys, [1000, 2000, 4000, 5000, 5000, 5000, 5000]);
 
         inner.succeeded(keys(), clock.instant(), clock.wall());
         assert_eq!(wait(), Duration::from_secs(150 - 15));
@@ -691,8 +698,47 @@ mod tests {
             }
             attempts += 1;
         }
-        // Where each fails half the time, all of them do in one of 65,536 intervals.
-        assert!(attempts >= 16, "{attempts}");
+        // Where each fails half the time, all of them do in one of 8,192 intervals.
+        assert!(attempts >= 13, "{attempts}");
+    }
+
+    #[test]
+    fn a_dead_provider_is_asked_ever_less_often_whatever_the_interval() {
+        for refresh in [10, 30, 300].map(Duration::from_secs) {
+            let clock = Clock::manual();
+            let rules = config::auth::Jwks {
+                refresh,
+                ..config::auth::Jwks::default()
+            };
+            let Provider(inner) = provider_with(&clock, rules);
+            let least: Spread = Arc::new(|_| Duration::ZERO);
+            let whole: Spread = Arc::new(|whole| whole);
+            let fetches = |spread: &Spread, time: Duration| {
+                let end = clock.instant() + time;
+                let mut fetches = 0;
+                while clock.instant() < end {
+                    inner.failed(FetchError::Connect);
+                    let due = inner.plan(spread);
+                    clock.advance(due.duration_since(clock.instant()));
+                    fetches += 1;
+                }
+                fetches
+            };
+            let hour = Duration::from_secs(3600);
+            // Without keys: nobody can be served, so it is asked often, and no more than that.
+            let without_keys = fetches(&least, hour);
+            assert!((1400..=1450).contains(&without_keys), "{without_keys}");
+            inner.succeeded(keys(), clock.instant(), clock.wall());
+            clock.advance(inner.plan(&whole).duration_since(clock.instant()));
+            // The rest of the interval, in which it may be failing now and then only.
+            let within = fetches(&least, refresh / 2 + refresh / 20);
+            assert!((7..=30).contains(&within), "{within}");
+            let first = fetches(&whole, hour);
+            let most = 15 + hour.as_secs() / refresh.as_secs();
+            assert!(first <= most, "{first} of {most}");
+            let then = fetches(&whole, hour);
+            assert_eq!(then, hour.as_secs() / refresh.as_secs());
+        }
     }
 
     #[test]

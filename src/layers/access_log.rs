@@ -85,6 +85,11 @@ impl AccessLog {
             "Answers that tell of a problem, by its code",
             problems.clone(),
         );
+        // Every series is there from the start, so that a first event is an increase.
+        for code in Code::ALL {
+            let code = code.as_str();
+            let _ = problems.get_or_create(&ProblemLabel { code });
+        }
         Self {
             clock,
             durations,

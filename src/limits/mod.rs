@@ -119,6 +119,11 @@ impl Limits {
             "Requests that one of the gateway's own limits refused",
             refusals.clone(),
         );
+        // Every series is there from the start, so that a first event is an increase.
+        for whose in [Whose::User, Whose::Tenant, Whose::Failures] {
+            let limit = whose.as_str();
+            let _ = refusals.get_or_create(&LimitLabel { limit });
+        }
         let (user, tenant) = (policy("user", limits.user), policy("tenant", limits.tenant));
         Self(Arc::new(Parts {
             user: limits.user,

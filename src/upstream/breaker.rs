@@ -205,6 +205,15 @@ impl Breaker {
         }
     }
 
+    /// When a trial may begin; none while it is closed.
+    pub(super) fn trial_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { until } => Some(until),
+            State::HalfOpen { since } => Some(since + TRIAL_PATIENCE),
+        }
+    }
+
     fn enter(&mut self, state: State) {
         self.state = state;
         self.epoch = Epoch(self.epoch.0 + 1);

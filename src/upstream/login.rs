@@ -49,7 +49,7 @@ pub(super) struct Entrance<'a> {
 
 impl Logins {
     pub(super) fn new(metrics: &mut MetricRegistry) -> Self {
-        let (logins, refreshes) = (Family::default(), Family::default());
+        let (logins, refreshes) = (Family::<ResultLabel, Counter>::default(), Family::default());
         metrics.register(
             "llavero_logins",
             "Logins at the ERP with a user's name and password",
@@ -60,6 +60,12 @@ impl Logins {
             "Refreshes of a login's token",
             refreshes.clone(),
         );
+        // Every series is there from the start, so that a first event is an increase.
+        for counters in [&logins, &refreshes] {
+            for result in ["ok", "refused", "failed"] {
+                let _ = counters.get_or_create(&ResultLabel { result });
+            }
+        }
         Self { logins, refreshes }
     }
 

@@ -6,6 +6,7 @@
 //! is (`presented.rs`), both are told what came of it, and where it may be sent again it is. `docs/upstream.md` has the
 //! same in words and pictures.
 
+mod agenda;
 mod body;
 mod breaker;
 mod client;
@@ -17,6 +18,7 @@ mod pace;
 mod paging;
 mod presented;
 mod queue;
+mod recovery;
 mod retry;
 mod rotation;
 mod session;
@@ -35,6 +37,7 @@ use prometheus_client::{
     registry::Registry as MetricRegistry,
 };
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -69,6 +72,8 @@ use tenants::Tenants;
 
 /// How long a trial may take.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request waits for the trial that is under way: most decide in less.
+const TRIAL_WAIT: Duration = Duration::from_secs(1);
 
 /// The way to every tenant's ERP. Cheap to clone.
 #[derive(Clone)]
@@ -157,12 +162,17 @@ impl Upstream {
             "How long requests waited for their turn",
             waits.clone(),
         );
-        let retries = Family::default();
+        let retries = Family::<RetryLabel, Counter>::default();
         metrics.register(
             "llavero_upstream_retries",
             "Requests that were sent again",
             retries.clone(),
         );
+        // Every series is there from the start, so that a first event is an increase.
+        for reason in Reason::ALL {
+            let reason = reason.as_str();
+            let _ = retries.get_or_create(&RetryLabel { reason });
+        }
         Ok(Self(Arc::new(Parts {
             client: Client::new(config, clock.clone(), metrics)?,
             queues: Queues::new(
@@ -174,7 +184,7 @@ impl Upstream {
             tenants: Tenants::new(clock.clone(), jitter.clone(), metrics),
             sessions: Sessions::new(clock.clone(), watchlist),
             logins: Logins::new(metrics),
-            health: Health::new(clock.clone(), metrics),
+            health: Health::new(clock.clone(), jitter.clone(), metrics),
             timeouts: Timeouts {
                 queue: config.queue_timeout,
                 answer: config.timeout,
@@ -392,11 +402,12 @@ impl Upstream {
         let parts = &self.0;
         if let Some(status) = identity.refusal() {
             // A refresh that nobody waited for may have been what was refused.
-            parts.health.refused(request.credential.id(), status);
+            parts.health.refused(request.credential, status);
             let failure = Failure::CredentialRejected(status);
             return Err(Attempted::NotSent(failure));
         }
-        self.admit(request).map_err(Attempted::NotSent)?;
+        let admitted = self.admit_after_trial(request, deadlines.turn).await;
+        admitted.map_err(Attempted::NotSent)?;
         let queue = parts.queues.of(request.credential.id());
         let queued = parts.clock.instant();
         let mut waiting = request.trace.child("queue");
@@ -437,17 +448,45 @@ impl Upstream {
             Admission::Pass(epoch) => return Ok(epoch),
             Admission::Refuse(retry_after) => retry_after,
             Admission::Trial(epoch) => {
-                self.begin_trial(request, epoch);
+                let (clave, credential) = (request.clave.clone(), request.credential.clone());
+                // It says itself what came of it.
+                drop(self.begin_trial(clave, credential, epoch));
                 TRIAL_RETRY
             }
         };
         Err(Failure::Unavailable { retry_after })
     }
 
+    /// The same, and where a trial is under way, what it has decided. It holds no turn while it
+    /// waits: the trial needs one.
+    async fn admit_after_trial(
+        &self,
+        request: Request<'_>,
+        deadline: Instant,
+    ) -> Result<Epoch, Failure> {
+        let refused = match self.admit(request) {
+            Ok(epoch) => return Ok(epoch),
+            Err(refused) => refused,
+        };
+        let parts = &self.0;
+        let Some(trial) = parts.tenants.trial(request.credential.id().tenant()) else {
+            return Err(refused);
+        };
+        let until = (parts.clock.instant() + TRIAL_WAIT).min(deadline);
+        tokio::select! {
+            _ = parts.clock.before(until, trial) => self.admit(request),
+            () = request.abandoned.cancelled() => Err(Failure::Abandoned),
+        }
+    }
+
     /// One cheap `GET`, which decides whether the breaker closes.
-    fn begin_trial(&self, request: Request<'_>, epoch: Epoch) {
+    fn begin_trial(
+        &self,
+        clave: Clave,
+        credential: Arc<Credential>,
+        epoch: Epoch,
+    ) -> JoinHandle<()> {
         let parts = self.0.clone();
-        let (clave, credential) = (request.clave.clone(), request.credential.clone());
         #[expect(
             clippy::disallowed_methods,
             reason = "it answers nobody, and ends by its own timeout"
@@ -482,7 +521,7 @@ impl Upstream {
                     .tenants
                     .trial_was_not_sent(credential.id().tenant(), epoch),
             }
-        });
+        })
     }
 }
 

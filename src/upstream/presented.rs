@@ -365,7 +365,7 @@ impl Parts {
     ) {
         // The breaker first: whoever has the next turn asks it.
         let id = credential.id();
-        if self.tenants.judge(id.tenant(), target, epoch, outcome) {
+        if self.tenants.judge(id, target, epoch, outcome) {
             self.queues.refuse_all(id.tenant());
         }
         match outcome {
@@ -389,11 +389,11 @@ impl Parts {
         if matches!(sending.identity, Identity::TriedKey(_)) {
             return;
         }
-        let id = sending.request.credential.id();
+        let credential = sending.request.credential;
         if let Err(Failure::CredentialRejected(status)) = outcome {
-            self.health.refused(id, *status);
+            self.health.refused(credential, *status);
         } else if is_accepted(outcome) {
-            self.health.accepted(id);
+            self.health.accepted(credential.id());
         }
     }
 }

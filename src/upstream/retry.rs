@@ -33,6 +33,9 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    /// Every one.
+    pub(super) const ALL: [Self; 3] = [Self::Connect, Self::Unavailable, Self::RateLimited];
+
     /// Its word in metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {

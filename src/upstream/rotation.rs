@@ -79,6 +79,7 @@ impl Upstream {
         self.probe(clave, credential, KeySlot::Next).await?;
         if seen.slot == KeySlot::Present && keys.switch(seen) {
             tell_takeover(credential);
+            self.0.health.accepted(credential.id());
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -11,17 +12,24 @@ use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::Registry as MetricRegistry,
 };
+use tokio::sync::watch;
 
-use crate::{clock::Clock, tenants::TenantId};
+use crate::{
+    clock::Clock,
+    tenants::{CredentialId, TenantId},
+};
 
 use super::{
     BreakerState, Failure, Jitter, Target,
+    agenda::Agenda,
     breaker::{Admission, Breaker, Epoch, Outage},
     retry::Budget,
 };
 
 /// More tenants than this have no series of their own in the breakers' metric.
 const MOST_LABELS: usize = 1000;
+/// When a trial is wanted again that nobody could make.
+const LATER: Duration = Duration::from_secs(5);
 
 /// Every tenant's state.
 pub(super) struct Tenants {
@@ -29,6 +37,7 @@ pub(super) struct Tenants {
     /// Those whose breaker has opened since the start, for operators.
     known: Mutex<BTreeMap<TenantId, BreakerState>>,
     gauges: Family<TenantLabel, Gauge>,
+    trials: Agenda<TenantId>,
     clock: Clock,
     jitter: Jitter,
     hasher: RandomState,
@@ -38,6 +47,9 @@ pub(super) struct Tenants {
 struct State {
     breaker: Breaker,
     budget: Budget,
+    failed_last: Option<CredentialId>,
+    /// Dropped when the trial under way has decided.
+    trial: Option<watch::Sender<()>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,6 +69,7 @@ impl Tenants {
             states: Mutex::default(),
             known: Mutex::default(),
             gauges,
+            trials: Agenda::new(clock.clone()),
             clock,
             jitter,
             hasher: RandomState::new(),
@@ -69,20 +82,46 @@ impl Tenants {
         let mut state = lock(&state);
         let admission = state.breaker.admit(self.clock.instant(), can_try);
         if matches!(admission, Admission::Trial(_)) {
-            self.show(tenant, state.breaker.state());
+            self.show(tenant, &mut state);
         }
         admission
+    }
+
+    /// When which tenants' ERP is to be tried.
+    pub(super) fn trials(&self) -> &Agenda<TenantId> {
+        &self.trials
+    }
+
+    /// Nobody can try it now.
+    pub(super) fn try_later(&self, tenant: &TenantId) {
+        let due = self.clock.instant() + LATER + self.jitter.of(LATER / 5);
+        self.trials.set(tenant, due);
+    }
+
+    /// Ends when the trial that is under way has decided; none where there is none.
+    pub(super) fn trial(&self, tenant: &TenantId) -> Option<impl Future<Output = ()> + use<>> {
+        let state = self.state(tenant);
+        let mut trial = lock(&state).trial.as_ref()?.subscribe();
+        Some(async move {
+            let _ = trial.changed().await;
+        })
+    }
+
+    /// The credential whose request failed last.
+    pub(super) fn failed_last(&self, tenant: &TenantId) -> Option<CredentialId> {
+        lock(&self.state(tenant)).failed_last.clone()
     }
 
     /// What came of one that went.
     /// Says whether the breaker has opened.
     pub(super) fn judge(
         &self,
-        tenant: &TenantId,
+        credential: &CredentialId,
         target: &Target,
         epoch: Epoch,
         outcome: Result<(), &Failure>,
     ) -> bool {
+        let tenant = credential.tenant();
         let state = self.state(tenant);
         let mut state = lock(&state);
         let before = state.breaker.state();
@@ -98,6 +137,7 @@ impl Tenants {
                     _ => Outage::Gone,
                 };
                 state.breaker.failed(epoch, outage, now, jitter);
+                state.failed_last = Some(credential.clone());
             }
             Ok(_) | Err(_) => state.breaker.succeeded(epoch),
         }
@@ -105,7 +145,7 @@ impl Tenants {
         if after == before {
             return false;
         }
-        self.show(tenant, after);
+        self.show(tenant, &mut state);
         match after {
             BreakerState::Closed => {
                 // As loud as its failing, or an outage would never seem to end.
@@ -130,7 +170,7 @@ impl Tenants {
         state
             .breaker
             .trial_was_not_sent(epoch, self.clock.instant());
-        self.show(tenant, state.breaker.state());
+        self.show(tenant, &mut state);
     }
 
     /// Counts a request that is made for the first time.
@@ -155,13 +195,23 @@ impl Tenants {
     /// Drops what is known of a tenant.
     pub(super) fn forget(&self, tenant: &TenantId) {
         lock(&self.states).remove(tenant);
+        self.trials.remove(tenant);
         if lock(&self.known).remove(tenant).is_some() {
             let tenant = tenant.to_string();
             self.gauges.remove(&TenantLabel { tenant });
         }
     }
 
-    fn show(&self, tenant: &TenantId, state: BreakerState) {
+    /// Its breaker has another state: who waits for that is told.
+    fn show(&self, tenant: &TenantId, state: &mut State) {
+        let breaker = &state.breaker;
+        match breaker.trial_at() {
+            Some(due) => self.trials.set(tenant, due),
+            None => self.trials.remove(tenant),
+        }
+        let is_tried = breaker.state() == BreakerState::HalfOpen;
+        state.trial = is_tried.then(|| watch::Sender::new(()));
+        let state = state.breaker.state();
         let mut known = lock(&self.known);
         if known.len() < MOST_LABELS || known.contains_key(tenant) {
             known.insert(tenant.clone(), state);
@@ -188,28 +238,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use prometheus_client::encoding::text::encode;
 
+    use crate::tenants::Credential;
+
     use super::*;
 
     #[test]
     fn a_forgotten_tenant_begins_anew_and_leaves_no_series() {
         let mut metrics = MetricRegistry::default();
         let tenants = Tenants::new(Clock::manual(), Jitter::none(), &mut metrics);
-        let (carper, norte) = (
-            "carper".parse().expect("an id"),
-            "norte".parse().expect("an id"),
-        );
-        let is_open = |tenant| !matches!(tenants.admit(tenant, || true), Admission::Pass(_));
-        for tenant in [&carper, &norte] {
+        let [carper, norte] = ["carper", "norte"].map(|tenant| {
+            let tenant = tenant.parse().expect("an id");
+            Credential::api_key(tenant, "default", "k".to_owned().into())
+        });
+        let (carper, norte) = (carper.id(), norte.id());
+        let is_open =
+            |id: &CredentialId| !matches!(tenants.admit(id.tenant(), || true), Admission::Pass(_));
+        for id in [carper, norte] {
             for _ in 0..5 {
-                let Admission::Pass(epoch) = tenants.admit(tenant, || true) else {
+                let Admission::Pass(epoch) = tenants.admit(id.tenant(), || true) else {
                     panic!("it is closed")
                 };
-                tenants.judge(tenant, &Target::cheapest(), epoch, Err(&Failure::Connect));
+                tenants.judge(id, &Target::cheapest(), epoch, Err(&Failure::Connect));
             }
-            assert!(is_open(tenant));
+            assert!(is_open(id));
         }
-        tenants.forget(&carper);
-        assert!(!is_open(&carper) && is_open(&norte));
+        tenants.forget(carper.tenant());
+        assert!(!is_open(carper) && is_open(norte));
         assert_eq!(tenants.broken().len(), 1);
         let mut text = String::new();
         encode(&mut text, &metrics).expect("it can be encoded");

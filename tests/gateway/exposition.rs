@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use llavero::problem::Code;
 use llavero_simulator::{Faults, StatusFault};
 use serde_json::json;
 
@@ -62,7 +63,56 @@ async fn problems_are_counted_by_code() {
     };
     assert!((count("not-found") - 1.0).abs() < f64::EPSILON);
     assert!((count("unknown-parameter") - 2.0).abs() < f64::EPSILON);
-    assert_eq!(metrics.matches("llavero_problems_total{").count(), 2);
+    let is_counted = |line: &&str| line.starts_with("llavero_problems_total{");
+    let counted = metrics.lines().filter(is_counted);
+    assert_eq!(counted.clone().count(), Code::ALL.len(), "each is there");
+    assert_eq!(counted.filter(|it| !it.ends_with(" 0")).count(), 2);
+}
+
+/// An increase of what wasn't there before isn't seen.
+#[tokio::test]
+async fn series_are_there_before_their_first_event() {
+    let world = World::start().await;
+    let metrics = world.metrics().await;
+    for (name, label, values) in [
+        (
+            "problems",
+            "code",
+            &["internal", "overloaded", "upstream-error", "not-found"][..],
+        ),
+        ("rate_limited", "limit", &["user", "tenant", "failures"]),
+        (
+            "upstream_retries",
+            "reason",
+            &["connect", "unavailable", "rate-limited"],
+        ),
+        ("write_traces", "result", &["found", "absent"]),
+        ("logins", "result", &["ok", "refused", "failed"]),
+        ("login_refreshes", "result", &["ok", "refused", "failed"]),
+        (
+            "cache_requests",
+            "result",
+            &[
+                "hit",
+                "stale-while-revalidate",
+                "stale-if-error",
+                "collapsed",
+                "miss",
+                "stale",
+                "requested",
+            ],
+        ),
+        (
+            "idempotency_requests",
+            "result",
+            &["first", "replayed", "running", "mismatch", "doubtful"],
+        ),
+    ] {
+        for value in values {
+            let line = format!("llavero_{name}_total{{{label}=\"{value}\"}} 0");
+            assert!(metrics.lines().any(|it| it == line), "{line}");
+        }
+    }
 }
 
 #[tokio::test]

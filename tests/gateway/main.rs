@@ -38,6 +38,7 @@ mod operators;
 mod patch;
 mod photos;
 mod pressure;
+mod recovery;
 mod reference;
 mod reload;
 mod retries;
