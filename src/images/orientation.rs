@@ -288,6 +288,12 @@ mod tests {
             None,
             "all of them together"
         );
+        let long = named(
+            "XML:com.adobe.xmp",
+            b"\0\0\0\0",
+            &[&spaces[..], b" "].concat(),
+        );
+        assert_eq!(png(&[(*b"iTXt", long), behind.clone()]), None);
         assert_eq!(png(&[behind]), Some(8));
         let whole = packed(&hex(BLOCK));
         let broken = (

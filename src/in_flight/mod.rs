@@ -554,7 +554,7 @@ mod tests {
         let mut first = now(&budget, "a", SIZE as u64).expect("there is room");
         let mut memory = first.memory(SIZE);
         memory.extend_from_slice(&[7; SIZE]);
-        let (at, photo) = (memory.as_ptr(), first.hold(memory));
+        let photo = first.hold(memory);
         let mut waits = Box::pin(budget.reserve(&a, SIZE as u64));
         assert!(poll(&mut waits).is_pending());
         drop(photo);
@@ -563,7 +563,7 @@ mod tests {
         };
         assert!(next.memory.is_some(), "it suits");
         let memory = next.memory(SIZE + 1);
-        assert!(memory.as_ptr() != at && memory.capacity() > SIZE);
+        assert!(memory.capacity() > SIZE, "it is another one");
     }
 
     #[test]
