@@ -686,3 +686,18 @@ async fn a_providers_outage_is_no_other_issuers() {
     let ready = world.client.get(format!("{}/readyz", world.admin));
     assert_eq!(world.send(ready).await.status, 200);
 }
+
+/// However short the interval is: nobody calls, and nobody is helped by asking more.
+#[tokio::test]
+async fn a_dead_provider_is_asked_ever_less_often() {
+    let provider = Provider::start(&[&Key::es256("a")]).await;
+    let world = before(&provider, ", refresh: 10s").await;
+    world.wait_for_metric(&refreshes(&provider, "ok", 1)).await;
+    provider.answers(Manner::Status(503, None));
+    let _time = world.time_flies_by(Duration::from_secs(1));
+    let end = world.clock.instant() + Duration::from_secs(3600);
+    world.clock.sleep_until(end).await;
+    // Each pause is at least half of ten seconds.
+    let asked = provider.asked();
+    assert!((50..=750).contains(&asked), "{asked} in an hour");
+}

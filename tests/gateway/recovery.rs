@@ -284,3 +284,48 @@ async fn a_login_that_is_refused_is_tried_no_more_often_than_by_callers() {
     world.wait_for_metric(&rejected(0)).await;
     assert_eq!(logins(), tried + 1);
 }
+
+#[tokio::test]
+async fn where_the_credential_that_failed_last_pauses_another_tries() {
+    let world = World::start().await;
+    world.faults(
+        "carper",
+        Faults {
+            hang: true,
+            ..Faults::default()
+        },
+    );
+    let hangs = world.get("/v1/ordenes/11003");
+    let meanwhile = async {
+        while received(&world, "carper").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let paused = StatusFault {
+            retry_after: Some("300".to_owned()),
+            ..StatusFault::new(429)
+        };
+        let paused = Faults {
+            status: Some(paused),
+            ..Faults::default()
+        };
+        world.faults("carper", paused);
+        world.get(ORDEN).await.problem(503, "upstream-rate-limited");
+        world.faults("carper", failing(500));
+        let tecnico = world.token(&json!({"scope": "rol:tecnico ordenes:read"}));
+        for id in 11005..11009 {
+            let path = format!("/v1/ordenes/{id}");
+            let reply = world.get_as(&tecnico, &path).await;
+            reply.problem(502, "upstream-error");
+        }
+        // The fifth failure is the one that hung.
+        world.clock.advance(seconds(15));
+    };
+    let (hung, ()) = tokio::join!(hangs, meanwhile);
+    hung.problem(504, "upstream-timeout");
+    world.wait_for_metric(&breaker(2)).await;
+    world.faults("carper", Faults::default());
+    world.clock.advance(seconds(7));
+    world.wait_for_metric(&breaker(0)).await;
+    let trial = received(&world, "carper").pop().unwrap();
+    assert_eq!(trial.credential.as_deref(), Some("tecnicos"));
+}
