@@ -51,13 +51,13 @@ class Helm:
             raise Wrong("template: nothing was rendered")
         return objects
 
-    def notes(self, values, work):
+    def notes(self, values, work, *more):
         """What it prints after an installation, which itself would ask a cluster."""
         chart = work / f"notes-{self.version}"
         shutil.copytree(CHART, chart, dirs_exist_ok=True)
         shutil.copy(CHART / "templates/NOTES.txt", chart / "notes.txt")
         (chart / "templates/notes.yaml").write_text('notes: {{ tpl (.Files.Get "notes.txt") . | quote }}\n')
-        done = run(self.binary, "template", "llavero", chart, "--namespace", "llavero", "-f", values, "--show-only", "templates/notes.yaml")
+        done = run(self.binary, "template", "llavero", chart, "--namespace", "llavero", "-f", values, *more, "--show-only", "templates/notes.yaml")
         if done.returncode:
             raise Wrong(f"notes: {done.stderr}")
         return yaml.safe_load(done.stdout)["notes"]
@@ -641,6 +641,11 @@ def keeps_promises(helm, work):
         notes = helm.notes(CHART / "ci" / file, work)
         if missing := [line for line in lines if line not in notes]:
             raise Wrong(f"the notes of {file} don't say: {missing}\n{notes}")
+    for line, sets in (("admin port", "networkPolicy.enabled=true"), ("no link to the runbook", "prometheusRule.enabled=false"),
+                       ("trusted_proxies is empty", "config.server.trusted_proxies={10.0.0.0/8}")):
+        given = ["--set", "prometheusRule.enabled=true,ingress.enabled=true,ingress.hosts[0].host=a"]
+        if line not in helm.notes(values, work, *given) or line in helm.notes(values, work, *given, "--set", sets):
+            raise Wrong(f"the notes don't say when {sets} isn't so, or say when it is: {line}")
     slots_are_seen(helm)
     readme_checks(helm, work)
     package = run(helm.binary, "package", CHART, "--destination", work)
