@@ -21,6 +21,15 @@ not in words that help: pods that don't start are noticed late. `llavero check` 
 {{- fail (printf "%s is no network: write an address and a length of 1 to 32, or 128 in IPv6, such as 10.0.0.0/8, fd00::/8 or, for one address, 10.0.0.1/32." $key) }}
 {{- end }}
 {{- end }}
+{{- with .Values.config.images }}
+{{- $isChanged := or (ne (.metadata | default "keep") "keep") (kindIs "float64" .max_dimension) (kindIs "int64" .max_dimension) }}
+{{- if and $isChanged (has "heic" (.formats | default list)) }}
+{{- fail "config.images.formats has heic, which is passed as it is and can't be changed: leave it out, or write metadata: keep and max_dimension: \"off\"." }}
+{{- end }}
+{{- if lt (include "llavero.bytes" (.in_flight_bytes | default "512MiB") | int64) (include "llavero.bytes" (.max_bytes | default "12MiB") | int64) }}
+{{- fail "config.images.in_flight_bytes is below max_bytes, so the largest photo would never be let in: raise it, or lower max_bytes." }}
+{{- end }}
+{{- end }}
 {{- if dig "proxy" "allow" nil .Values.config }}
 {{- fail "config.proxy.allow isn't available in this version: leave it out, and use the operations of the OpenAPI document." }}
 {{- end }}
