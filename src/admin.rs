@@ -152,6 +152,14 @@ async fn readyz(
     let tenants = registry.current();
     if is_verbose {
         let _ = writeln!(body, "tenants: {}", tenants.len());
+        if let Some(unreadable) = registry.unreadable() {
+            let since = httpdate::fmt_http_date(unreadable.since);
+            let _ = writeln!(
+                body,
+                "tenants_dir: can't be read since {since} ({}); the tenants stay as they are",
+                unreadable.cause
+            );
+        }
         let _ = writeln!(
             body,
             "tenant files with mistakes: {}",

@@ -56,7 +56,8 @@ pub struct Reload {
     watchlist: Watchlist,
     clock: Clock,
     asked: Ask,
-    dir_is_gone: bool,
+    /// When to look again at a pair that isn't whole yet.
+    settles: Option<Instant>,
     metrics: Metrics,
 }
 
@@ -145,7 +146,7 @@ impl Reload {
             watchlist,
             clock,
             asked: Ask::default(),
-            dir_is_gone: false,
+            settles: None,
             metrics,
         }
     }
@@ -161,6 +162,7 @@ impl Reload {
         self.follow();
         loop {
             let next = self.clock.instant() + self.interval();
+            let next = self.settles.map_or(next, |settles| settles.min(next));
             tokio::select! {
                 () = self.watch.changed() => {
                     self.clock.sleep_until(self.clock.instant() + SETTLES_IN).await;
@@ -170,11 +172,11 @@ impl Reload {
                 () = self.clock.sleep_until(next) => {}
             }
             let reload = tokio::task::spawn_blocking(move || {
-                if let Some(tls) = &self.tls {
-                    tls.reload();
-                }
+                self.settles = self.tls.as_ref().and_then(Tls::reload);
                 self.issuers.reload();
                 self.reload();
+                // Also where the directory is gone: it may come back.
+                self.follow();
                 self
             });
             match reload.await {
@@ -210,15 +212,13 @@ impl Reload {
         let after = match self.loader.load(self.clock.wall()) {
             Ok(after) => after,
             Err(error) => {
-                if !self.dir_is_gone {
+                if self.registry.keep(self.clock.wall(), error.to_string()) {
                     tracing::error!(%error, "tenants_dir can't be read: the tenants stay as they are");
                 }
-                self.dir_is_gone = true;
                 self.metrics.count("failed");
                 return;
             }
         };
-        self.dir_is_gone = false;
         let before = self.registry.current();
         let changes = Changes::between(&before, &after);
         let mistakes_changed = tell_new(before.errors(), after.errors());
@@ -239,7 +239,6 @@ impl Reload {
             let credential = credentials.find(|it| it.id() == id)?;
             Some(credential.fingerprint())
         });
-        self.follow();
         let result = if changes.is_none() && !mistakes_changed {
             "unchanged"
         } else {

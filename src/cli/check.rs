@@ -24,8 +24,8 @@ pub(super) struct Arguments {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "llavero.yaml")]
     config: PathBuf,
-    /// Also fetch the keys of each issuer that publishes them, and try each credential at the
-    /// ERP with one cheap GET
+    /// Also fetch the keys of each issuer that publishes them, try each credential at the
+    /// ERP with one cheap GET, and send the collector of traces an empty export
     #[arg(long)]
     live: bool,
     #[command(flatten)]
@@ -37,6 +37,7 @@ pub(super) struct Arguments {
 struct Tally {
     issuers: usize,
     credentials: usize,
+    collectors: usize,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
@@ -45,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
     let Some(config) = survey.config else {
         return report(mistakes);
     };
-    // Where an issuer is wrong already, its keys would only add to the noise.
+    // Where an issuer or the pair is wrong already, their files would only add to the noise.
     let auth_is_good = !mistakes
         .iter()
         .any(|mistake| mistake.key.starts_with("auth"));
@@ -56,7 +57,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
             mistakes.extend(issuer_mistakes(&arguments.config, &errors));
             None
         });
-    if let Some(files) = &config.server.tls
+    let tls_is_good = !mistakes
+        .iter()
+        .any(|mistake| mistake.key.starts_with("server.tls"));
+    if let Some(files) = config.server.tls.as_ref().filter(|_| tls_is_good)
         && let Err(error) = tls::check(files, Clock::system().wall())
     {
         mistakes.push(pair_mistake(&arguments.config, &error));
@@ -98,7 +102,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failed> {
         return explain::run(&config.auth, &tenants, &arguments.explain);
     }
     match identity {
-        Some(identity) if arguments.live => live(&config, &identity, &tenants),
+        Some(identity) if arguments.live => live(&config, &identity, &tenants, &traces),
         _ => Ok(()),
     }
 }
@@ -111,9 +115,14 @@ fn report(mistakes: Vec<Mistake>) -> Result<(), Failed> {
     Err(Failed(counted(count, "mistake")))
 }
 
-/// Fetches every provider's keys and tries every credential; the ERP's answers are as good as
-/// their status.
-fn live(config: &Config, identity: &Identity, tenants: &Tenants) -> Result<(), Failed> {
+/// Fetches every provider's keys, and tries every credential and the collector; the ERP's answers
+/// are as good as their status.
+fn live(
+    config: &Config,
+    identity: &Identity,
+    tenants: &Tenants,
+    traces: &traces::Settings,
+) -> Result<(), Failed> {
     let mut metrics = prometheus_client::registry::Registry::default();
     let upstream = Upstream::new(
         &config.upstream,
@@ -151,17 +160,25 @@ fn live(config: &Config, identity: &Identity, tenants: &Tenants) -> Result<(), F
                 }
             }
         }
+        match traces::try_collector(traces, &Clock::system()).await {
+            None => {}
+            Some(Ok(())) => println!("traces: the collector accepts them"),
+            Some(Err(what)) => {
+                failed.collectors += 1;
+                println!("traces: the collector doesn't accept them: {what}");
+            }
+        }
         failed
     });
-    let Tally {
-        issuers,
-        credentials,
-    } = failed;
-    let told: Vec<_> = [(issuers, "issuer"), (credentials, "credential")]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| counted(count, what))
-        .collect();
+    let told: Vec<_> = [
+        (failed.issuers, "issuer"),
+        (failed.credentials, "credential"),
+        (failed.collectors, "collector"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| counted(count, what))
+    .collect();
     if told.is_empty() {
         Ok(())
     } else {

@@ -110,7 +110,7 @@ pub fn survey(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> S
         let mut at = Checker::new(&document);
         config.check(&mut at);
         mistakes.extend(at.into_mistakes());
-        config.start_paths_at(path.parent().unwrap_or(Path::new("")));
+        config.start_paths_at(&directory_of(path));
         config
     });
     Survey {
@@ -134,6 +134,12 @@ pub fn load(
         } if mistakes.0.is_empty() => Ok(config),
         survey => Err(survey.mistakes),
     }
+}
+
+/// The directory of a file, absolute: what is read later doesn't depend on where the process was started.
+fn directory_of(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.parent().map(Path::to_owned).unwrap_or_default()
 }
 
 /// The environment of this process; nothing else reads it.
@@ -604,6 +610,31 @@ proxy:
             Some(dir.path().join("keys/id.json"))
         );
         assert_eq!(config.base_dir, dir.path());
+    }
+
+    #[test]
+    fn paths_are_absolute_wherever_the_file_is_named_from() {
+        let config = load(Path::new("examples/two-tenants/llavero.yaml"), []).expect("is good");
+        let here = std::env::current_dir().expect("there is one");
+        assert_eq!(config.base_dir, here.join("examples/two-tenants"));
+        assert_eq!(
+            config.tenants_dir,
+            here.join("examples/two-tenants/tenants")
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_told_once() {
+        let text = format!("{ISSUER}server: {{tls: {{cert_file: a.crt}}}}\n");
+        assert_eq!(
+            told(&text, &[]),
+            ["7: server.tls: `key_file` is missing; it has no default"]
+        );
+        let text = format!("{ISSUER}server: {{tls: {{cert_file: a.crt, key_file: ''}}}}\n");
+        assert_eq!(
+            told(&text, &[]),
+            ["7: server.tls.key_file: must be a file in PEM, e.g. tls/tls.key"]
+        );
     }
 
     #[test]

@@ -123,11 +123,14 @@ impl Server {
             );
         }
         if let Some(tls) = &self.tls {
-            for (key, file) in [("cert_file", &tls.cert_file), ("key_file", &tls.key_file)] {
+            for (key, file, example) in [
+                ("cert_file", &tls.cert_file, "tls/tls.crt"),
+                ("key_file", &tls.key_file, "tls/tls.key"),
+            ] {
                 at.require(
                     !file.as_os_str().is_empty(),
                     &format!("server.tls.{key}"),
-                    "must be a file in PEM, e.g. tls/tls.crt and tls/tls.key",
+                    &format!("must be a file in PEM, e.g. {example}"),
                 );
             }
         }

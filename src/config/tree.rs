@@ -236,12 +236,13 @@ impl Tree {
     }
 
     /// Whether what is wrong at a key follows from a mistake that is reported already:
-    /// at the key, above it, below it, or in a misspelling of it.
+    /// at the key, above it, below it, in a misspelling of it, or in its being missing.
     pub(super) fn is_spoiled(&self, key: &str) -> bool {
         let (id, rest) = self.find(key);
         let mut at = Some(id);
         while let Some(above) = at {
-            if self.nodes[above].state == State::Spoiled {
+            let node = &self.nodes[above];
+            if node.state == State::Spoiled || matches!(node.value, Value::Phantom) {
                 return true;
             }
             at = self.nodes[above].parent;

@@ -59,6 +59,8 @@ catalog! {
         "Name a tenant that your token allows; `GET /v1/me` lists them. Unknown tenants and other people's get the same answer."
     TenantRequired "tenant-required" BAD_REQUEST "Say which tenant"
         "Your token allows several tenants. Choose one with the header `Llavero-Tenant: <id>`; `GET /v1/me` lists them."
+    TlsRequired "tls-required" BAD_REQUEST "This port speaks TLS"
+        "Write `https` in the address: HTTP without TLS isn't spoken there."
     UnknownParameter "unknown-parameter" BAD_REQUEST "A parameter that this operation doesn't have"
         "Remove or correct the parameters listed in `errors`. The ERP would ignore a misspelt filter in silence; this gateway doesn't."
     InvalidParameter "invalid-parameter" BAD_REQUEST "A parameter's value isn't valid"

@@ -15,8 +15,14 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+use uuid::Uuid;
+
 use super::{accept::Protocol, linger::linger_on, socket::Socket, stream::Stream};
-use crate::tls::{self, Tls};
+use crate::{
+    layers::request_id::X_REQUEST_ID,
+    problem::{Code, Problem},
+    tls::{self, Tls},
+};
 
 /// For a whole handshake: some round trips, however bad the network.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -120,13 +126,17 @@ impl Handshakes {
 
 /// Answers a client that speaks HTTP where TLS is expected, as it can't be answered with an alert.
 async fn refuse_plain(socket: Socket) {
-    const PROBLEM: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"This port speaks TLS: use https in the address."}"#;
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{PROBLEM}",
-        PROBLEM.len()
+    let problem = Problem::of(Code::TlsRequired);
+    let id = Uuid::now_v7().to_string();
+    let (_, body) = problem.render(&id);
+    let head = format!(
+        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{X_REQUEST_ID}: {id}\r\nconnection: close\r\n\r\n",
+        problem.code().status(),
+        body.len()
     );
+    let answer = [head.into_bytes(), body].concat();
     // It fits into the buffer of a socket that nothing was written to.
-    if socket.try_write(answer.as_bytes()).is_ok() && socket.end().is_ok() {
+    if socket.try_write(&answer).is_ok() && socket.end().is_ok() {
         linger_on(socket, PLAIN_LEFTOVERS).await;
     }
 }

@@ -12,6 +12,7 @@ mod registry;
 mod source;
 mod users;
 mod watch;
+mod way;
 
 pub use clave::{Clave, InvalidClave};
 pub use credential::{

@@ -1,9 +1,9 @@
 //! The tenants as they are now. Whoever looks takes one state and keeps it for as long as
 //! it works; a reload puts another in its place.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::{config::mistake::Mistakes, identity::Claims, watchlist::Watchlist};
 
@@ -11,7 +11,19 @@ use super::{Tenant, TenantId, users::Person};
 
 /// The place of the present [`Tenants`]. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Registry(Arc<ArcSwap<Tenants>>);
+pub struct Registry {
+    tenants: Arc<ArcSwap<Tenants>>,
+    unreadable: Arc<ArcSwapOption<Unreadable>>,
+}
+
+/// The tenants' directory as it is when it can't be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The first look at which it couldn't.
+    pub since: SystemTime,
+    /// Why not, at the last one.
+    pub cause: String,
+}
 
 /// The tenants that are served, and the files that have mistakes.
 #[derive(Debug, Default)]
@@ -52,18 +64,38 @@ impl Registry {
     #[must_use]
     pub fn of(tenants: impl IntoIterator<Item = Tenant>) -> Self {
         let tenants = Tenants::new(tenants.into_iter().map(Arc::new), Vec::new());
-        Self(Arc::new(ArcSwap::from_pointee(tenants)))
+        Self {
+            tenants: Arc::new(ArcSwap::from_pointee(tenants)),
+            ..Self::default()
+        }
     }
 
     /// The tenants as they are now.
     #[must_use]
     pub fn current(&self) -> Arc<Tenants> {
-        self.0.load_full()
+        self.tenants.load_full()
     }
 
     /// Puts others in their place, for whoever looks from now on.
     pub fn replace(&self, tenants: Tenants) {
-        self.0.store(Arc::new(tenants));
+        self.tenants.store(Arc::new(tenants));
+        self.unreadable.store(None);
+    }
+
+    /// Why the tenants stay as they are, where their directory can't be read.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<Arc<Unreadable>> {
+        self.unreadable.load_full()
+    }
+
+    /// Notes that the directory can't be read `now`, until others are put in the tenants' place.
+    /// Says whether that is new.
+    pub fn keep(&self, now: SystemTime, cause: String) -> bool {
+        let before = self.unreadable();
+        let since = before.as_ref().map_or(now, |before| before.since);
+        self.unreadable
+            .store(Some(Arc::new(Unreadable { since, cause })));
+        before.is_none()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Tells when files may have changed. What has changed, the loader finds out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    iter,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -9,8 +10,12 @@ use std::{
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
+use super::way;
+
 /// Watches directories: files are replaced rather than written, and a mounted Secret changes
-/// by a swap of the link `..data` beside them.
+/// by a swap of the link `..data` beside them. Each directory is watched once and by its real path,
+/// which is what is told of events in it: by whatever other names and links files are known, what
+/// counts is where they lead.
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeMap<PathBuf, bool>,
@@ -18,25 +23,57 @@ pub struct Watch {
     changed: Arc<Notify>,
 }
 
-/// Which events tell something. A log may be written beside a key.
+/// Which events tell something, by real paths. A log may be written beside a key.
 #[derive(Default)]
 struct Wanted {
     /// Of whatever is in these directories.
     whole: BTreeSet<PathBuf>,
-    /// Of these files, wherever they are.
-    files: BTreeSet<PathBuf>,
+    /// Of these files, and of the links that lead to them.
+    names: BTreeSet<PathBuf>,
+    /// What is watched for their sake, which may be moved away.
+    dirs: BTreeSet<PathBuf>,
 }
 
 impl Wanted {
+    fn of<'f>(paths: impl Iterator<Item = &'f Path>) -> Self {
+        let mut wanted = Self::default();
+        let root = Path::new("/");
+        // Thousands of files lie in a few directories.
+        let mut parents = HashMap::new();
+        for path in paths {
+            let parent = path.parent().unwrap_or(root);
+            let parent = parents
+                .entry(parent)
+                .or_insert_with(|| way::follow(root, parent, &mut wanted.names));
+            let (Some(parent), Some(name)) = (parent, path.components().next_back()) else {
+                continue;
+            };
+            match way::follow(parent, name.as_ref(), &mut wanted.names) {
+                Some(real) if real.is_dir() => wanted.whole.insert(real),
+                Some(real) => wanted.names.insert(real),
+                None => continue,
+            };
+        }
+        let parents = wanted.names.iter().filter_map(|name| name.parent());
+        let parents = parents.filter(|dir| !is_of_a_mount(dir));
+        wanted.dirs = parents.map(Path::to_owned).collect();
+        wanted.dirs.extend(wanted.whole.iter().cloned());
+        wanted
+    }
+
     fn is_about(&self, path: &Path) -> bool {
-        let is_mount = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
-        is_mount
-            || self.files.contains(path)
-            || self.whole.contains(path)
+        is_of_a_mount(path)
+            || self.names.contains(path)
+            || self.dirs.contains(path)
             || path.parent().is_some_and(|dir| self.whole.contains(dir))
     }
+}
+
+/// Whether Kubernetes made that for a volume: its versions, which never change, and the link to
+/// the present one.
+fn is_of_a_mount(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
 }
 
 impl Watch {
@@ -66,26 +103,11 @@ impl Watch {
         }
     }
 
-    /// Watches `dir`, those files and the directories among them, and nothing else.
-    pub fn follow<'f>(&mut self, dir: &Path, files: impl IntoIterator<Item = &'f Path>) {
-        let mut wanted = Wanted::default();
-        wanted.whole.insert(dir.to_owned());
-        for file in files {
-            let kind = if file.is_dir() {
-                &mut wanted.whole
-            } else {
-                &mut wanted.files
-            };
-            kind.insert(file.to_owned());
-        }
-        let mut dirs = wanted.whole.clone();
-        dirs.extend(
-            wanted
-                .files
-                .iter()
-                .filter_map(|file| file.parent())
-                .map(Path::to_owned),
-        );
+    /// Watches `dir`, those files and the directories among them, and nothing else. The paths are
+    /// absolute.
+    pub fn follow<'f>(&mut self, dir: &'f Path, files: impl IntoIterator<Item = &'f Path>) {
+        let wanted = Wanted::of(iter::once(dir).chain(files));
+        let dirs = wanted.dirs.clone();
         *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
         let Some(watcher) = &mut self.watcher else {
             return;

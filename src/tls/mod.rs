@@ -9,7 +9,7 @@ mod pair;
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -33,6 +33,9 @@ pub use pair::{Flaw, Pair, PairError};
 pub const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
+/// How long a key and a certificate that don't belong together may be two halves of a renewal.
+const SETTLES_IN: Duration = Duration::from_secs(2);
+
 /// The pair that is shown now. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls(Arc<Shared>);
@@ -41,9 +44,16 @@ struct Shared {
     files: Files,
     clock: Clock,
     current: ArcSwap<Current>,
-    /// What was wrong with the files at the last look.
-    mistake: Mutex<Option<String>>,
+    last: Mutex<LastLook>,
     metrics: Metrics,
+}
+
+/// What the last look at the files found.
+#[derive(Default)]
+struct LastLook {
+    mistake: Option<String>,
+    /// Since when key and certificate are strangers.
+    strangers_since: Option<Instant>,
 }
 
 struct Current {
@@ -97,7 +107,7 @@ impl Tls {
             files: files.clone(),
             clock,
             current: ArcSwap::from_pointee(current),
-            mistake: Mutex::new(None),
+            last: Mutex::default(),
             metrics,
         })))
     }
@@ -122,30 +132,40 @@ impl Tls {
     pub fn standing(&self) -> Standing {
         Standing {
             expires: self.0.current.load().expires,
-            mistake: self.mistake().clone(),
+            mistake: self.last().mistake.clone(),
         }
     }
 
-    /// Reads the files again; a pair that can't be used leaves the last good one in its place.
-    pub fn reload(&self) {
+    /// Reads the files again; a pair that can't be used leaves the last good one in its place. Where only one
+    /// of the two may have been replaced yet, nothing is told, and it says when to look again.
+    pub fn reload(&self) -> Option<Instant> {
         let shared = &self.0;
         let read = Current::read(&shared.files, &shared.clock);
-        let mut mistake = self.mistake();
+        let mut last = self.last();
+        if matches!(&read, Err(TlsError::Pair(error)) if matches!(error.flaw, Flaw::Strangers)) {
+            let now = shared.clock.instant();
+            let settled = *last.strangers_since.get_or_insert(now) + SETTLES_IN;
+            if now < settled {
+                return Some(settled);
+            }
+        } else {
+            last.strangers_since = None;
+        }
         let result = match read {
             Err(error) => {
                 let told = error.to_string();
-                if mistake.as_ref() != Some(&told) {
+                if last.mistake.as_ref() != Some(&told) {
                     tracing::error!(
                         mistake = told,
                         "the certificate can't be renewed: the last good one is still shown"
                     );
                 }
-                *mistake = Some(told);
+                last.mistake = Some(told);
                 "failed"
             }
             Ok(read) => {
                 let is_same = read.fingerprint == shared.current.load().fingerprint;
-                if mistake.take().is_some() && is_same {
+                if last.mistake.take().is_some() && is_same {
                     tracing::info!("the certificate's files have no mistakes any more");
                 }
                 if is_same {
@@ -162,13 +182,11 @@ impl Tls {
             }
         };
         shared.metrics.count(result);
+        None
     }
 
-    fn mistake(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.0
-            .mistake
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> std::sync::MutexGuard<'_, LastLook> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

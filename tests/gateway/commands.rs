@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::harness::{
     certificates::{self, AUTHORITY},
+    collector::{Collector, Mood},
     fixture, leaks,
     provider::{Key, Manner, Provider},
 };
@@ -772,6 +773,195 @@ async fn serve_speaks_tls_and_a_hangup_looks_at_the_pair_again() {
         }
         assert!(begun.elapsed() < Duration::from_secs(20), "nobody looks");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until the gateway's metrics have that line, sooner than files are looked at anyway.
+async fn wait_for_metric(admin: SocketAddr, line: &str) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let begun = Instant::now();
+    loop {
+        let metrics = client.get(format!("http://{admin}/metrics")).send();
+        let metrics = metrics.await.unwrap().text().await.unwrap();
+        if metrics.lines().any(|it| it == line) {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{line} doesn't come in\n{metrics}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// As the README has it: the file is named from where it lies.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_noticed_by_relative_paths_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free(), free());
+    configure(dir.path(), free(), listen, admin);
+    AUTHORITY.issue().write(dir.path());
+    let _serve = Running(
+        llavero()
+            .arg("serve")
+            .current_dir(dir.path())
+            .env(
+                "LLAVERO__SERVER__TLS",
+                "{cert_file: tls.crt, key_file: tls.key}",
+            )
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for(listen);
+    wait_for(admin);
+    write(dir.path(), "secrets/carper", "sim-key-carper-tecnicos");
+    wait_for_metric(admin, "llavero_tenant_reloads_total{result=\"changed\"} 1").await;
+    AUTHORITY.issue().write(dir.path());
+    wait_for_metric(admin, "llavero_tls_reloads_total{result=\"changed\"} 1").await;
+    fs::remove_file(dir.path().join("tenants/norte.yaml")).unwrap();
+    wait_for_metric(admin, "llavero_tenants 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_asks_where_serve_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free(), free());
+    let everywhere = SocketAddr::new([0, 0, 0, 0].into(), admin.port());
+    configure(dir.path(), free(), listen, everywhere);
+    let _serve = Running(
+        llavero()
+            .arg("serve")
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for(admin);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let healthcheck = |dir: &Path, arguments: &[&str], listen: Option<SocketAddr>| {
+        let mut command = llavero();
+        command.arg("healthcheck").args(arguments).current_dir(dir);
+        if let Some(listen) = listen {
+            command.env("LLAVERO__SERVER__ADMIN_LISTEN", listen.to_string());
+        }
+        command.output().unwrap().status.success()
+    };
+    let config = dir.path().join("llavero.yaml");
+    let named = ["--config", config.to_str().unwrap()];
+    assert!(healthcheck(dir.path(), &[], None));
+    assert!(healthcheck(elsewhere.path(), &named, None));
+    assert!(healthcheck(elsewhere.path(), &[], Some(everywhere)));
+    // The variable is what `serve` takes too.
+    assert!(!healthcheck(dir.path(), &[], Some(free())));
+    let url = format!("http://{admin}/");
+    assert!(healthcheck(
+        elsewhere.path(),
+        &["--url", &url],
+        Some(free())
+    ));
+}
+
+#[test]
+fn one_thing_that_is_missing_is_one_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), free(), free(), free());
+    let config = dir.path().join("llavero.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let with_tls = |tls: &str| {
+        let text = text.replace(
+            "drain_delay: 0s}",
+            &format!("drain_delay: 0s, tls: {tls}}}"),
+        );
+        fs::write(&config, text).unwrap();
+        run(&["check", "--config", config.to_str().unwrap()])
+    };
+    for (tls, expected) in [
+        (
+            "{cert_file: tls.crt}",
+            "server.tls: `key_file` is missing; it has no default",
+        ),
+        (
+            "{cert_file: tls.crt, key_file: ''}",
+            "server.tls.key_file: must be a file in PEM, e.g. tls/tls.key",
+        ),
+    ] {
+        let output = with_tls(tls);
+        let told = stdout(&output);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains(expected), "{told}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "1 mistake\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tries_the_collector_and_gives_nothing_away() {
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), free(), free(), free());
+    let config = dir.path().join("llavero.yaml");
+    let check = async |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = llavero();
+        command
+            .args(["check", "--config", config.to_str().unwrap()])
+            .args(arguments)
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "x-key=hunter2")
+            .envs(variables.iter().copied());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap();
+        let told = stdout(&output) + &String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("hunter2"), "{told}");
+        (told, output.status.success())
+    };
+    let collector = Collector::start().await;
+    let endpoint = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())];
+    let (_, is_good) = check(&[], &endpoint).await;
+    assert!(is_good && collector.requests() == 0, "only where it may");
+    let (told, _) = check(&["--live"], &endpoint).await;
+    assert!(
+        told.contains("traces: the collector accepts them") && !told.contains("collector failed"),
+        "{told}"
+    );
+    assert_eq!(collector.requests(), 1);
+    assert_eq!(collector.headers()[0]["x-key"], "hunter2");
+    assert!(collector.spans().is_empty());
+
+    for (mood, expected) in [
+        (
+            Mood::Answers(401),
+            "it answered 401 Unauthorized; see what it wants in OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (Mood::Hangs, "no whole answer in time; "),
+    ] {
+        collector.is(mood);
+        let short = [endpoint[0], ("OTEL_EXPORTER_OTLP_TIMEOUT", "300")];
+        let (told, is_good) = check(&["--live"], &short).await;
+        assert!(told.contains(expected) && !is_good, "{told}");
+        assert!(told.contains("and 1 collector failed"), "{told}");
+    }
+    let nobody = format!("http://{}", free());
+    let (told, _) = check(&["--live"], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &nobody)]).await;
+    assert!(told.contains("no connection; see that it runs"), "{told}");
+
+    // What can't be used is told by its name alone.
+    let (_, address) = collector.endpoint().split_once("://").unwrap();
+    let with_user = format!("http://ana:hunter2@{address}");
+    for (variable, value, expected) in [
+        ("OTEL_SDK_DISABLED", "yes", "only `true` turns traces off"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.1", "means nothing"),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            &with_user,
+            "OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+    ] {
+        let (told, is_good) = check(&[], &[endpoint[0], (variable, value)]).await;
+        assert!(
+            told.contains(variable) && told.contains(expected) && !is_good,
+            "{told}"
+        );
     }
 }
 

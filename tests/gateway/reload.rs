@@ -350,14 +350,81 @@ async fn where_the_directory_goes_the_tenants_stay() {
     }
     world.wait_for_metric("llavero_tenants 2").await;
     world.get("/v1/ordenes/11001").await.ok(200);
+    let ready = async || {
+        let ready = world.client.get(format!("{}/readyz?verbose", world.admin));
+        let ready = world.send(ready).await;
+        assert_eq!(ready.status, 200);
+        ready.text()
+    };
+    let told = "tenants_dir: can't be read since ";
     world
-        .reloaded(|| {
+        .wait_for_metric("llavero_tenant_reloads_total{result=\"changed\"} 0")
+        .await;
+    let first = ready().await;
+    let line = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with(told));
+        line.unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let begun = line(&first);
+    assert!(begun.contains("No such file"), "{begun}");
+    world
+        .noticed("llavero_tenant_reloads_total{result=\"failed\"}", || {
+            fs::create_dir(&here).unwrap();
+            fs::remove_dir(&here).unwrap();
+        })
+        .await;
+    assert_eq!(line(&ready().await), begun, "since the first look");
+    world
+        .noticed("llavero_tenant_reloads_total{result=\"changed\"}", || {
             fs::rename(&away, &here).unwrap();
             fs::remove_file(here.join("norte.yaml")).unwrap();
         })
         .await;
     world.get("/v1/ordenes/11001").await.ok(200);
     world.wait_for_metric("llavero_tenants 1").await;
+    assert!(!ready().await.contains(told));
+}
+
+/// The keys lie in a directory whose name is a link, as a tool that writes a new one each time leaves it.
+#[tokio::test]
+async fn a_directory_behind_a_link_is_swapped_at_once() {
+    let world = World::start().await;
+    let keys = |dir: &str, user: &str| {
+        fs::create_dir(world.files().join(dir)).unwrap();
+        let key = format!("{KEY_MARK}-carper-{user}");
+        fs::write(world.files().join(dir).join("carper.key"), key).unwrap();
+    };
+    let swap_to = |dir: &str| {
+        let (new, live) = (world.files().join("live.new"), world.files().join("live"));
+        symlink(dir, &new).unwrap();
+        fs::rename(new, live).unwrap();
+    };
+    keys("a", "default");
+    keys("b", "tecnicos");
+    swap_to("a");
+    let changed = "llavero_tenant_reloads_total{result=\"changed\"}";
+    let file = fs::read_to_string(world.files().join("tenants/carper.yaml")).unwrap();
+    let file = file.replace("../carper-default.key", "../live/carper.key");
+    // The key is the same.
+    let renamed = file.replace("{match: {}", "{match: {sub: ana}");
+    world
+        .noticed(changed, || {
+            world.replace_file("tenants/carper.yaml", &renamed)
+        })
+        .await;
+    world.get("/v1/ordenes/11002").await.ok(200);
+    world.noticed(changed, || swap_to("b")).await;
+    // The technicians' user doesn't see this order.
+    world
+        .get("/v1/ordenes/11002")
+        .await
+        .problem(404, "not-found");
+    // The directory that is there now is the one that is looked at.
+    let key = format!("{KEY_MARK}-carper-default");
+    world
+        .noticed(changed, || world.replace_file("b/carper.key", &key))
+        .await;
+    world.get("/v1/ordenes/11002").await.ok(200);
 }
 
 #[tokio::test]

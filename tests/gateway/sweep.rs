@@ -224,6 +224,7 @@ async fn every_code_is_explained() {
         "insufficient-scope",
         "tenant-not-allowed",
         "tenant-required",
+        "tls-required",
         "unknown-parameter",
         "invalid-parameter",
         "malformed-body",

@@ -220,6 +220,21 @@ async fn http_without_tls_is_told_to_use_it() {
         problem["detail"].as_str().unwrap().contains("https"),
         "{answer}"
     );
+    for (member, expected) in [
+        ("type", json!("/problems/tls-required")),
+        ("title", json!("This port speaks TLS")),
+        ("status", json!(400)),
+        ("code", json!("tls-required")),
+    ] {
+        assert_eq!(problem[member], expected, "{answer}");
+    }
+    let id = problem["instance"].as_str().unwrap();
+    let id = id.strip_prefix("urn:uuid:").unwrap();
+    assert!(id.parse::<uuid::Uuid>().is_ok(), "{answer}");
+    assert!(
+        head.contains(&format!("\r\nx-request-id: {id}")),
+        "{answer}"
+    );
     world
         .wait_for_metric("llavero_tls_handshakes_total{result=\"plain_http\"} 1")
         .await;
@@ -327,6 +342,73 @@ async fn a_mounted_secret_is_swapped_at_once() {
     assert!(shown(&world).await == first.der());
     looked_at(&world, "changed", || mount("..second", &second)).await;
     assert!(shown(&world).await == second.der());
+}
+
+const CHANGED: &str = "llavero_tls_reloads_total{result=\"changed\"}";
+
+/// A tenant's key lies in the same directory, which its file knows by another name.
+#[tokio::test]
+async fn a_renewed_pair_is_noticed_by_whatever_names_its_directory_goes() {
+    let world = World::configured(TLS).await;
+    let renewed = AUTHORITY.issue();
+    world
+        .noticed(CHANGED, || renewed.write(world.files()))
+        .await;
+    assert!(shown(&world).await == renewed.der());
+}
+
+#[tokio::test]
+async fn a_directory_behind_a_link_is_swapped_at_once() {
+    let world = World::configured(TLS).await;
+    let files = world.files();
+    let swap_to = |name: &str, pair: &Pair| {
+        fs::create_dir(files.join(name)).unwrap();
+        pair.write(&files.join(name));
+        symlink(name, files.join("live.new")).unwrap();
+        fs::rename(files.join("live.new"), files.join("live")).unwrap();
+    };
+    let (first, second) = (AUTHORITY.issue(), AUTHORITY.issue());
+    world
+        .noticed(CHANGED, || {
+            swap_to("a", &first);
+            for file in ["tls.crt", "tls.key"] {
+                fs::remove_file(files.join(file)).unwrap();
+                symlink(format!("live/{file}"), files.join(file)).unwrap();
+            }
+        })
+        .await;
+    assert!(shown(&world).await == first.der());
+    world.noticed(CHANGED, || swap_to("b", &second)).await;
+    assert!(shown(&world).await == second.der());
+}
+
+#[tokio::test]
+async fn a_pair_that_comes_file_by_file_is_not_told_as_wrong() {
+    let world = World::configured(TLS).await;
+    let (first, renewed) = (shown(&world).await, AUTHORITY.issue());
+    let looks = "llavero_tenant_reloads_total{result=\"unchanged\"}";
+    world
+        .noticed(looks, || {
+            world.replace_file("tls.crt", &renewed.certificate);
+        })
+        .await;
+    assert!(shown(&world).await == first);
+    world
+        .noticed(CHANGED, || world.replace_file("tls.key", &renewed.key))
+        .await;
+    assert!(shown(&world).await == renewed.der());
+    let metrics = world.metrics().await;
+    let failed = "llavero_tls_reloads_total{result=\"failed\"} 0";
+    assert!(metrics.lines().any(|line| line == failed), "{metrics}");
+    let verbose = world.client.get(format!("{}/readyz?verbose", world.admin));
+    let text = world.send(verbose).await.text();
+    assert!(!text.contains("still shown"), "{text}");
+    // What stays so is told, and soon.
+    let other = AUTHORITY.issue();
+    let failed = "llavero_tls_reloads_total{result=\"failed\"}";
+    world
+        .noticed(failed, || world.replace_file("tls.key", &other.key))
+        .await;
 }
 
 #[tokio::test]

@@ -89,9 +89,7 @@ struct Reading<E> {
 
 impl<E: Fn(&str) -> Option<String>> Reading<E> {
     fn collector(&mut self) -> Option<Collector> {
-        let is_off = (self.env)("OTEL_SDK_DISABLED")
-            .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-        if is_off {
+        if self.is_disabled() {
             return None;
         }
         match (self.env)("OTEL_TRACES_EXPORTER").as_deref().map(str::trim) {
@@ -119,6 +117,20 @@ impl<E: Fn(&str) -> Option<String>> Reading<E> {
             resource: self.resource(),
             batches: self.batches(),
         })
+    }
+
+    /// Only `true` is true (Environment Variable Specification, Boolean).
+    fn is_disabled(&mut self) -> bool {
+        const NAME: &str = "OTEL_SDK_DISABLED";
+        let value = (self.env)(NAME).unwrap_or_default();
+        let is = |word: &str| value.trim().eq_ignore_ascii_case(word);
+        if !is("true") && !is("false") && !value.is_empty() {
+            self.wrong(
+                NAME,
+                "only `true` turns traces off, and `false` is taken; write one of them",
+            );
+        }
+        is("true")
     }
 
     /// `OTEL_EXPORTER_OTLP_TRACES_*`, or what counts for all signals.
@@ -150,6 +162,13 @@ impl<E: Fn(&str) -> Option<String>> Reading<E> {
             );
             return None;
         };
+        if !url.username().is_empty() || url.password().is_some() {
+            self.wrong(
+                &name,
+                "has a user before its host; take out all up to the `@`, and give the collector its key as a header, in OTEL_EXPORTER_OTLP_HEADERS; no traces are sent",
+            );
+            return None;
+        }
         if name == "OTEL_EXPORTER_OTLP_ENDPOINT" {
             let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
             url.set_path(&path);
@@ -240,7 +259,13 @@ impl<E: Fn(&str) -> Option<String>> Reading<E> {
     fn sampler(&mut self) -> Sampler {
         let parent_based = |root| Sampler::ParentBased(Box::new(root));
         let name = (self.env)("OTEL_TRACES_SAMPLER");
-        match name.as_deref().map(str::trim) {
+        let name = name.as_deref().map(str::trim);
+        if name.is_none_or(|name| !name.ends_with("traceidratio"))
+            && (self.env)("OTEL_TRACES_SAMPLER_ARG").is_some()
+        {
+            self.wrong("OTEL_TRACES_SAMPLER_ARG", "means nothing to this sampler, and is ignored; set OTEL_TRACES_SAMPLER to parentbased_traceidratio or traceidratio, or remove it");
+        }
+        match name {
             None | Some("parentbased_always_on") => parent_based(Sampler::AlwaysOn),
             Some("parentbased_always_off") => parent_based(Sampler::AlwaysOff),
             Some("parentbased_traceidratio") => parent_based(self.ratio()),
@@ -398,7 +423,14 @@ mod tests {
         assert_eq!(settings.mistakes().len(), 8, "{:#?}", settings.mistakes());
         assert!(!format!("{:?}", settings.mistakes()).contains("secreto"));
         assert!(settings.collector.is_some());
-        for endpoint in ["secreto", "ftp://secreto", "unix:/secreto"] {
+        for endpoint in [
+            "secreto",
+            "ftp://secreto",
+            "unix:/secreto",
+            "http://secreto@127.0.0.1:4318",
+            "http://:secreto@127.0.0.1:4318",
+            "https://ana:secreto@c.example.com/otlp",
+        ] {
             let settings = of(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
             assert!(settings.collector.is_none());
             let [mistake] = settings.mistakes() else {
@@ -406,6 +438,36 @@ mod tests {
             };
             assert_eq!(mistake.variable, "OTEL_EXPORTER_OTLP_ENDPOINT");
             assert!(!mistake.what.contains("secreto"));
+            assert_eq!(
+                mistake.what.contains("OTEL_EXPORTER_OTLP_HEADERS"),
+                endpoint.contains('@')
+            );
+        }
+    }
+
+    #[test]
+    fn what_means_nothing_is_told() {
+        for (variable, value, also) in [
+            ("OTEL_SDK_DISABLED", "yes", None),
+            ("OTEL_SDK_DISABLED", "1", None),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.5", None),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.5", Some("always_on")),
+        ] {
+            let mut variables = vec![ENDPOINT, (variable, value)];
+            variables.extend(also.map(|sampler| ("OTEL_TRACES_SAMPLER", sampler)));
+            let settings = of(&variables);
+            let [mistake] = settings.mistakes() else {
+                panic!("{variables:?}: {:?}", settings.mistakes());
+            };
+            assert_eq!(mistake.variable, variable);
+            assert!(settings.collector.is_some(), "{variables:?}");
+        }
+        for (variable, value, also) in [
+            ("OTEL_SDK_DISABLED", "False", "always_on"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.5", "traceidratio"),
+        ] {
+            let settings = of(&[ENDPOINT, (variable, value), ("OTEL_TRACES_SAMPLER", also)]);
+            assert_eq!(settings.mistakes(), [], "{variable}");
         }
     }
 }

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 
-use super::environment::Collector;
+use super::{Settings, environment::Collector};
 
 /// So often is a batch sent at most, where the collector says that it may be sent again.
 const ATTEMPTS: u32 = 4;
@@ -47,6 +47,8 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often an operator is told of lost spans at most.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// An operator who tries a collector waits no longer.
+const LONGEST_TRIAL: Duration = Duration::from_secs(10);
 /// What is read of an answer.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -158,12 +160,7 @@ pub(super) fn queue(
     counts: Counts,
     clock: Clock,
 ) -> Result<(Queue, Exporter), StartError> {
-    let http = reqwest::Client::builder()
-        .user_agent(concat!("llavero/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .build()?;
+    let http = client()?;
     let (sender, spans) = mpsc::channel(collector.batches.queue);
     let queue = Queue {
         sender,
@@ -179,6 +176,52 @@ pub(super) fn queue(
         told: Told::default(),
     };
     Ok((queue, exporter))
+}
+
+fn client() -> Result<reqwest::Client, StartError> {
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("llavero/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .build()?;
+    Ok(client)
+}
+
+/// Sends the collector of those settings an export of nothing; none where there is no collector.
+///
+/// # Errors
+/// What is wrong and what to do, without address, headers or answer.
+pub async fn try_collector(settings: &Settings, clock: &Clock) -> Option<Result<(), String>> {
+    let collector = settings.collector.as_ref()?;
+    let http = match client() {
+        Ok(http) => http,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let nothing = ExportTraceServiceRequest::default().encode_to_vec();
+    let timeout = collector.timeout.min(LONGEST_TRIAL);
+    let sent = send(&http, collector, clock, timeout, nothing.into()).await;
+    Some(sent.map_err(|refused| format!("{refused}; {}", refused.advice())))
+}
+
+async fn send(
+    http: &reqwest::Client,
+    collector: &Collector,
+    clock: &Clock,
+    timeout: Duration,
+    body: Bytes,
+) -> Result<(), Refused> {
+    let until = clock.instant() + timeout;
+    let request = http
+        .post(collector.endpoint.clone())
+        .headers(collector.headers.clone())
+        .header(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-protobuf"),
+        )
+        .body(body);
+    let answer = clock.before(until, exchange(request)).await;
+    answer.unwrap_or(Err(Refused::Timeout))
 }
 
 impl Exporter {
@@ -251,18 +294,8 @@ impl Exporter {
     }
 
     async fn send(&self, body: Bytes) -> Result<(), Refused> {
-        let until = self.clock.instant() + self.collector.timeout;
-        let request = self
-            .http
-            .post(self.collector.endpoint.clone())
-            .headers(self.collector.headers.clone())
-            .header(
-                CONTENT_TYPE,
-                HeaderValue::from_static("application/x-protobuf"),
-            )
-            .body(body);
-        let answer = self.clock.before(until, exchange(request)).await;
-        answer.unwrap_or(Err(Refused::Timeout))
+        let timeout = self.collector.timeout;
+        send(&self.http, &self.collector, &self.clock, timeout, body).await
     }
 
     /// Tells the operator of what is lost, now and then.
@@ -312,6 +345,28 @@ impl Told {
 }
 
 impl Refused {
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Connect => {
+                "see that it runs, that its host and port are right, and with https that this machine trusts its certificate"
+            }
+            Self::Timeout => "see what holds it up, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
+            Self::Broken => {
+                "see that its port is that of OTLP over HTTP, usually 4318: 4317 is gRPC's"
+            }
+            Self::Status(status, _) => match status.as_u16() {
+                300..=399 => "name the address itself: redirects aren't followed",
+                401 | 403 => "see what it wants in OTEL_EXPORTER_OTLP_HEADERS",
+                404 | 405 => {
+                    "it takes no traces at that path: OTEL_EXPORTER_OTLP_ENDPOINT has /v1/traces added, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as it is"
+                }
+                415 => "it must take OTLP in protobuf",
+                _ => "see its log",
+            },
+            Self::Part(_) => "see its log",
+        }
+    }
+
     /// How long to wait before it is sent again, where it may be (OTLP/HTTP, Failures).
     fn pause(&self, attempt: u32) -> Option<Duration> {
         let backoff = BACKOFF * (1 << (attempt - 1).min(4));

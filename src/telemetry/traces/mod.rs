@@ -12,7 +12,7 @@ mod exporter;
 mod span;
 
 pub use environment::{Settings, Unusable};
-pub use exporter::{Exporter, StartError};
+pub use exporter::{Exporter, StartError, try_collector};
 pub use span::{Context, Span, Tracer};
 
 use prometheus_client::registry::Registry as MetricRegistry;

@@ -355,6 +355,28 @@ impl World {
         }
     }
 
+    /// Waits until the metric of that name and labels has grown by what `change` does, which must be sooner
+    /// than files are looked at anyway.
+    pub async fn noticed(&self, metric: &str, change: impl FnOnce()) {
+        let count = async || {
+            let metrics = self.metrics().await;
+            let line = metrics.lines().find(|line| line.starts_with(metric));
+            line.unwrap_or_else(|| panic!("{metrics}")).to_owned()
+        };
+        let before = count().await;
+        change();
+        let step = Duration::from_millis(50);
+        let mut left = Duration::from_secs(20);
+        while count().await == before {
+            left = left
+                .checked_sub(step)
+                .unwrap_or_else(|| panic!("it isn't noticed: {before}"));
+            self.clock.advance(step);
+            // The watch is told on the machine's own time.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// How often the tenants have changed, or were found wrong.
     async fn reloads(&self) -> Vec<String> {
         let metrics = self.metrics().await;
