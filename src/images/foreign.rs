@@ -3,6 +3,13 @@
 //! What is short is believed only where text goes on behind it, or where it stands in its own
 //! place, so that compressed data doesn't look like it by chance: the rarest of these tests has 50 bits.
 
+use std::sync::LazyLock;
+
+use aho_corasick::{
+    Anchored, StartKind,
+    automaton::{Automaton as _, StateID},
+    dfa::DFA,
+};
 use memchr::memmem;
 
 use super::Unusable;
@@ -11,6 +18,9 @@ use super::Unusable;
 const PDF_HEAD_WITHIN: usize = 1024;
 /// Readers of ZIP look for its directory's end in so many last bytes: it, and a comment.
 const ZIP_END_WITHIN: usize = 22 + 65_535;
+
+/// A text in UTF-16 is known by the zeros of its first letters.
+const ZEROS: usize = 4;
 
 /// Formats that are known by bytes in a fixed place behind the beginning.
 const PLACES: [(usize, &[u8]); 3] = [
@@ -27,60 +37,172 @@ const MARKS: [&[u8]; 4] = [
     b"javascript:",
 ];
 
-/// What begins a page or a script, in small letters and behind its `<`; and how much text must follow.
-const TAGS: [(&[u8], usize); 29] = [
-    (b"script", 0),
-    (b"iframe", 0),
+/// What begins a page or a script: a name in letters of either case, behind `<`.
+#[derive(Debug)]
+struct Tag {
+    /// In small letters.
+    name: &'static [u8],
+    /// What ends it: one of these.
+    behind: &'static [u8],
+    /// How much text there must be from that on, or up to the end.
+    text: usize,
+}
+
+impl Tag {
+    const fn new(name: &'static [u8], behind: &'static [u8], text: usize) -> Self {
+        Self { name, behind, text }
+    }
+
+    fn begins(&self, mut text: impl Iterator<Item = u8>) -> bool {
+        let mut next_is = |is: &dyn Fn(u8) -> bool| text.next().is_some_and(is);
+        self.name
+            .iter()
+            .all(|letter| next_is(&|it| it.eq_ignore_ascii_case(letter)))
+            && next_is(&|it| self.behind.contains(&it))
+            && text.take(self.text.saturating_sub(1)).all(is_text)
+    }
+}
+
+const DELIMITERS: &[u8] = b"> /=\t\r\n";
+
+static TAGS: [Tag; 31] = [
+    Tag::new(b"script", DELIMITERS, 0),
+    Tag::new(b"iframe", DELIMITERS, 0),
     // Apple's property lists, which Photoshop writes, have another.
-    (b"!doctype html", 0),
-    (b"!doctype svg", 0),
-    (b"!entity", 0),
-    (b"hta:application", 0),
-    (b"object", 0),
-    (b"embed", 0),
-    (b"frame", 0),
-    (b"applet", 0),
-    (b"style", 0),
-    (b"input", 0),
-    (b"button", 0),
-    (b"select", 0),
-    (b"textarea", 0),
-    (b"details", 0),
-    (b"video", 0),
-    (b"audio", 0),
-    (b"marquee", 0),
-    (b"html", 2),
-    (b"body", 2),
-    (b"form", 4),
-    (b"meta", 4),
-    (b"link", 4),
-    (b"base", 4),
-    (b"math", 4),
-    (b"img", 8),
-    (b"svg", 8),
-    (b"?php", 4),
+    Tag::new(b"!doctype html", DELIMITERS, 0),
+    Tag::new(b"!doctype svg", DELIMITERS, 0),
+    Tag::new(b"!entity", DELIMITERS, 0),
+    Tag::new(b"hta:application", DELIMITERS, 0),
+    Tag::new(b"object", DELIMITERS, 0),
+    Tag::new(b"embed", DELIMITERS, 0),
+    Tag::new(b"frame", DELIMITERS, 0),
+    Tag::new(b"applet", DELIMITERS, 0),
+    Tag::new(b"style", DELIMITERS, 0),
+    Tag::new(b"input", DELIMITERS, 0),
+    Tag::new(b"button", DELIMITERS, 0),
+    Tag::new(b"select", DELIMITERS, 0),
+    Tag::new(b"textarea", DELIMITERS, 0),
+    Tag::new(b"details", DELIMITERS, 0),
+    Tag::new(b"video", DELIMITERS, 0),
+    Tag::new(b"audio", DELIMITERS, 0),
+    Tag::new(b"marquee", DELIMITERS, 0),
+    Tag::new(b"html", DELIMITERS, 2),
+    Tag::new(b"body", DELIMITERS, 2),
+    Tag::new(b"form", DELIMITERS, 4),
+    Tag::new(b"meta", DELIMITERS, 4),
+    Tag::new(b"link", DELIMITERS, 4),
+    Tag::new(b"base", DELIMITERS, 4),
+    Tag::new(b"math", DELIMITERS, 4),
+    Tag::new(b"img", DELIMITERS, 8),
+    Tag::new(b"svg", DELIMITERS, 8),
+    Tag::new(b"?php", DELIMITERS, 4),
+    // PHP and ASP have no delimiter here; what follows is code.
+    Tag::new(b"?=", b"$`(\"' ", 8),
+    Tag::new(b"%", b"@=$( ", 16),
 ];
-/// `<?=` and `<%` are PHP and ASP without a delimiter behind them; what follows is code.
-const ECHOES: [(&[u8], &[u8], usize); 2] = [(b"?=", b"$`(\"' ", 8), (b"%", b"@=$( ", 16)];
 /// The namespace that pictures of SVG are in, under whatever prefix.
 const SVG: &[u8] = b"http://www.w3.org/2000/svg";
+const PDF: &[u8] = b"%PDF-";
 
-/// Searches what isn't compressed pixels.
+/// Searches what isn't compressed pixels. Each byte costs one step of an automaton, whatever it is, since it is a
+/// stranger's choice.
 ///
 /// # Errors
 /// It holds a page, a script, a document or an archive.
 pub(super) fn check(region: &[u8]) -> Result<(), Unusable> {
-    let is_marked = MARKS
-        .iter()
-        .any(|mark| memmem::find(region, mark).is_some());
-    let has_tag = || {
-        memchr::memchr_iter(b'<', region)
-            .any(|at| is_tag(&region[at + 1..]) || is_wide_tag(&region[at + 1..]))
-    };
-    let has_document =
-        || memmem::find_iter(region, b"%PDF-").any(|at| is_version(&region[at + 5..]));
-    let is_svg = || memmem::find(region, SVG).is_some();
-    refuse_if(is_marked || has_tag() || has_document() || is_svg())
+    static SIGNS: LazyLock<Signs> = LazyLock::new(Signs::new);
+    refuse_if(SIGNS.are_in(region))
+}
+
+/// Everything that is searched for, in one automaton. What it finds is looked at again, since it knows neither cases
+/// nor what must follow.
+struct Signs {
+    automaton: DFA,
+    start: StateID,
+    /// In the order of the automaton's patterns.
+    signs: Vec<Sign>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// These bytes.
+    Mark(&'static [u8]),
+    /// The head of a PDF, before its version.
+    Document,
+    /// A tag of [`TAGS`], by its place there.
+    Tag(usize),
+    /// The same in UTF-16, of either order.
+    WideTag(usize),
+}
+
+impl Signs {
+    #[expect(clippy::expect_used, reason = "the patterns are few, and our own")]
+    fn new() -> Self {
+        let marks = MARKS.iter().chain([&SVG]);
+        let mut patterns: Vec<(Vec<u8>, Sign)> = marks
+            .map(|mark| (mark.to_vec(), Sign::Mark(mark)))
+            .chain([(PDF.to_vec(), Sign::Document)])
+            .collect();
+        for (place, tag) in TAGS.iter().enumerate() {
+            for end in tag.behind {
+                let text = [tag.name, &[*end]].concat();
+                let wide = text.iter().take(ZEROS).flat_map(|it| [0, *it]);
+                patterns.push((
+                    [b'<'].into_iter().chain(wide).collect(),
+                    Sign::WideTag(place),
+                ));
+                patterns.push(([b"<", &text[..]].concat(), Sign::Tag(place)));
+            }
+        }
+        // The beginnings of long tags in UTF-16 are the same whatever ends them.
+        patterns.sort_by(|(one, _), (other, _)| one.cmp(other));
+        patterns.dedup();
+        let (patterns, signs): (Vec<_>, Vec<_>) = patterns.into_iter().unzip();
+        let automaton = DFA::builder()
+            .ascii_case_insensitive(true)
+            // It would make some bytes cheaper than others.
+            .prefilter(false)
+            .start_kind(StartKind::Unanchored)
+            .build(&patterns)
+            .expect("they are few");
+        let start = automaton.start_state(Anchored::No);
+        Self {
+            start: start.expect("it is built for that"),
+            automaton,
+            signs,
+        }
+    }
+
+    fn are_in(&self, region: &[u8]) -> bool {
+        let mut state = self.start;
+        (1..).zip(region).any(|(end, byte)| {
+            state = self.automaton.next_state(Anchored::No, state, *byte);
+            self.automaton.is_special(state) && self.is_one(state, region, end)
+        })
+    }
+
+    /// Whether one of the patterns that end there is what it looks like.
+    fn is_one(&self, state: StateID, region: &[u8], end: usize) -> bool {
+        self.automaton.is_match(state)
+            && (0..self.automaton.match_len(state)).any(|nth| {
+                let pattern = self.automaton.match_pattern(state, nth);
+                let start = end - self.automaton.pattern_len(pattern);
+                let behind_start = region[start + 1..].iter().copied();
+                match self.signs[pattern.as_usize()] {
+                    Sign::Mark(mark) => region[start..end] == *mark,
+                    Sign::Document => region[start..end] == *PDF && is_version(&region[end..]),
+                    Sign::Tag(place) => TAGS[place].begins(behind_start),
+                    Sign::WideTag(place) => {
+                        region[start + 1..]
+                            .iter()
+                            .step_by(2)
+                            .take(ZEROS)
+                            .all(|it| *it == 0)
+                            && TAGS[place].begins(behind_start.skip(1).step_by(2))
+                    }
+                }
+            })
+    }
 }
 
 /// Looks at the places of the whole file that other formats are known by.
@@ -93,7 +215,7 @@ pub(super) fn check_places(bytes: &[u8]) -> Result<(), Unusable> {
     let is_there =
         |(at, mark): &(usize, &[u8])| bytes.get(*at..).is_some_and(|rest| rest.starts_with(mark));
     refuse_if(
-        memmem::find(head, b"%PDF-").is_some()
+        memmem::find(head, PDF).is_some()
             || PLACES.iter().any(is_there)
             || memmem::find_iter(tail, b"PK\x05\x06").any(|at| is_zip_end(&tail[at..])),
     )
@@ -102,7 +224,9 @@ pub(super) fn check_places(bytes: &[u8]) -> Result<(), Unusable> {
 /// Whether a comment of JavaScript that began before `text` ends in it, and code follows. By chance that is rare, not
 /// unheard of: ask only where one may have begun.
 pub(super) fn ends_comment(text: &[u8]) -> bool {
-    memmem::find_iter(text, b"*/").any(|at| is_text(&text[at + 2..], 3))
+    text.windows(3).enumerate().any(|(at, three)| {
+        three.starts_with(b"*/") && text[at + 2..].iter().take(3).all(|it| is_text(*it))
+    })
 }
 
 fn refuse_if(condition: bool) -> Result<(), Unusable> {
@@ -113,43 +237,8 @@ fn refuse_if(condition: bool) -> Result<(), Unusable> {
     }
 }
 
-fn is_tag(text: &[u8]) -> bool {
-    let delimited = TAGS.iter().any(|(name, text_behind)| {
-        starts_with(text, name)
-            && text
-                .get(name.len())
-                .is_some_and(|it| b"> /=\t\r\n".contains(it))
-            && is_text(&text[name.len()..], *text_behind)
-    });
-    let is_echo = ECHOES.iter().any(|(echo, code, length)| {
-        text.strip_prefix(*echo).is_some_and(|rest| {
-            rest.first().is_some_and(|first| code.contains(first)) && is_text(rest, *length)
-        })
-    });
-    delimited || is_echo
-}
-
-/// The same in UTF-16, of either order.
-fn is_wide_tag(text: &[u8]) -> bool {
-    const LONGEST: usize = 64;
-    if text.first() != Some(&0) {
-        return false;
-    }
-    let narrow: Vec<u8> = text[1..].iter().step_by(2).take(LONGEST).copied().collect();
-    let zeros = text.iter().step_by(2).take(4).all(|it| *it == 0);
-    zeros && is_tag(&narrow)
-}
-
-fn starts_with(text: &[u8], name: &[u8]) -> bool {
-    text.get(..name.len())
-        .is_some_and(|begin| begin.eq_ignore_ascii_case(name))
-}
-
-/// Whether so many bytes are ASCII text, or all that there are; at least one.
-fn is_text(bytes: &[u8], length: usize) -> bool {
-    let bytes = &bytes[..bytes.len().min(length)];
-    let is_text = |it: &u8| matches!(it, b'\t' | b'\r' | b'\n' | b' '..=b'~');
-    (length == 0 || !bytes.is_empty()) && bytes.iter().all(is_text)
+fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~')
 }
 
 /// `1.7`, say.
