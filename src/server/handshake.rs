@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use super::{accept::Protocol, linger::linger_on, socket::Socket, stream::Stream};
 use crate::{
-    layers::request_id::X_REQUEST_ID,
     problem::{Code, Problem},
     tls::{self, Tls},
 };
@@ -130,7 +129,7 @@ async fn refuse_plain(socket: Socket) {
     let id = Uuid::now_v7().to_string();
     let (_, body) = problem.render(&id);
     let head = format!(
-        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{X_REQUEST_ID}: {id}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n",
         problem.code().status(),
         body.len()
     );

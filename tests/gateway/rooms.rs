@@ -141,7 +141,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("server", &["admin", "app", "clock", "config", "tls"]),
+    ("server", &["admin", "app", "clock", "config", "problem", "tls"]),
     ("tls", &["clock", "config"]),
 ];
 
