@@ -254,9 +254,17 @@ async fn a_credential_that_is_configured_no_more_has_no_standing() {
 #[tokio::test]
 async fn a_next_key_that_takes_over_ends_the_refusal() {
     let world = World::with_default(UNKNOWN_NEXT, "").await;
+    let is_tried = |it: &ReceivedRequest| it.query.is_some() && it.status.is_some();
+    while !received(&world, "carper").iter().any(is_tried) {
+        tokio::task::yield_now().await;
+    }
+    world
+        .wait_for_metric("llavero_upstream_requests_in_flight 0")
+        .await;
     refuse(&world).await;
     give_key(&world, "tecnicos", &key("carper", "nobody"));
-    wait(&world, seconds(37)).await;
+    // The next key is tried now, the refused credential somewhat later.
+    world.clock.advance(seconds(30));
     world.wait_for_metric(&rejected(0)).await;
 }
 
