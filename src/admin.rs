@@ -25,7 +25,7 @@ use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegis
 use crate::{
     exchange::Exchange,
     identity::{Identity, Standing},
-    layers::{panics, problems, request_id},
+    layers::{host, panics, problems, request_id},
     problem::{Code, Problem},
     telemetry::exposition::{self, Format},
     tenants::Registry,
@@ -112,6 +112,7 @@ pub fn router(
             tls,
         })
         .layer(panics::layer())
+        .layer(middleware::from_fn(host::layer))
         .layer(middleware::from_fn(problems::layer))
         .layer(middleware::from_fn(request_id::layer))
 }

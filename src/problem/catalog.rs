@@ -65,6 +65,8 @@ catalog! {
         "Remove or correct the parameters listed in `errors`. The ERP would ignore a misspelt filter in silence; this gateway doesn't."
     InvalidParameter "invalid-parameter" BAD_REQUEST "A parameter's value isn't valid"
         "Correct the parameters listed in `errors`."
+    MalformedRequest "malformed-request" BAD_REQUEST "The request isn't well formed"
+        "Correct what `detail` names; a client library writes it right by itself. Nothing was looked up or sent to the ERP."
     MalformedBody "malformed-body" BAD_REQUEST "The body can't be read"
         "Send a body in the format that its `Content-Type` says, complete and well formed."
     RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request took too long to arrive"

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     drain::{Draining, close},
-    frames::Counted,
+    frames::{Allowance, Counted},
     guard::Guard,
     handshake::Handshakes,
     linger::linger_on,
@@ -109,9 +109,10 @@ impl Door {
                 return;
             };
             let (connection, cut) = (connection.clone(), cut.clone());
+            let allowance = Allowance::of(place.stands_for_many());
             open.spawn(async move {
                 tokio::select! {
-                    () = connection.serve(Socket::new(stream), peer) => {}
+                    () = connection.serve(Socket::new(stream), peer, allowance) => {}
                     () = cut.cancelled() => {}
                 }
                 drop(place);
@@ -173,11 +174,14 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(&self, socket: Socket, peer: SocketAddr) {
+    async fn serve(&self, socket: Socket, peer: SocketAddr, allowance: Allowance) {
         let activity = Activity::new();
         let too_late = self.draining.is_too_late(&socket);
         let made = match &self.handshakes {
-            Some(handshakes) => handshakes.make(&socket, too_late).await,
+            Some(handshakes) => {
+                let ends = self.draining.ends_handshakes();
+                handshakes.make(&socket, too_late, ends).await
+            }
             None => tokio::select! {
                 made = plain(&socket) => made,
                 () = activity.ends() => return,
@@ -201,13 +205,17 @@ impl Connection {
                 Counted::http1(stream.clone()),
             ),
             // HTTP/2 reads on whatever it serves, and sees for itself.
-            Protocol::Http2 => (
-                self.builder.clone().http2_only(),
-                Rests::of_http2(&stream, self.leftovers),
-                Either::Right(future::pending()),
-                Either::Right(self.draining.closes()),
-                Counted::http2(stream.clone(), self.floods.clone()),
-            ),
+            Protocol::Http2 => {
+                let mut builder = self.builder.clone().http2_only();
+                allowance.bound(&mut builder);
+                (
+                    builder,
+                    Rests::of_http2(&stream, self.leftovers),
+                    Either::Right(self.draining.gives_up_http2(&stream, &activity)),
+                    Either::Right(self.draining.closes()),
+                    Counted::http2(stream.clone(), allowance, self.floods.clone()),
+                )
+            }
         };
         let service = Watched {
             service: TowerToHyperService::new(self.router.clone()),
@@ -228,10 +236,13 @@ impl Connection {
                 _ = connection.as_mut() => return,
                 () = leaves => {}
             }
+            stream.is_asked();
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         };
         tokio::select! {
+            // What is finished is written before anybody looks whether the connection is idle.
+            biased;
             () = served => {}
             () = taking => {}
             () = gone => return,
@@ -304,7 +315,7 @@ mod tests {
         sync::{Notify, mpsc},
     };
 
-    use super::*;
+    use super::{super::handshake::tests::handshakes, *};
 
     /// What became of a handler.
     #[derive(Debug, PartialEq)]
@@ -334,6 +345,10 @@ mod tests {
 
     impl Server {
         async fn start() -> Self {
+            Self::guarded(super::Guard::of_admin(10)).await
+        }
+
+        async fn guarded(guard: super::Guard) -> Self {
             let (tell, told) = mpsc::unbounded_channel();
             let begin = move || {
                 let _ = tell.send(Told::Began);
@@ -376,7 +391,7 @@ mod tests {
             let door = Door {
                 listener,
                 router,
-                guard: super::Guard::of_admin(10),
+                guard,
                 leftovers: 1 << 20,
                 writes: TaskTracker::new(),
                 draining: draining.clone(),
@@ -498,6 +513,40 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
         }
         server.tasks.wait().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_more_holds_the_end_up_for_moments() {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        // `GET /` of the authority `x`, by HPACK.
+        const HEADERS: &[u8] = &[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 1, 1, b'x'];
+        let http2 = |parts: &[&[u8]]| (false, parts.concat());
+        let tls = |sent: &[u8]| (true, sent.to_vec());
+        for (with_tls, sent) in [
+            http2(&[&PREFACE[..10]]),
+            http2(&[PREFACE, SETTINGS]),
+            http2(&[PREFACE, SETTINGS, HEADERS]),
+            tls(&[]),
+            tls(&[22]),
+            tls(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 7, 7, 7]),
+        ] {
+            let mut guard = super::Guard::of_admin(10);
+            guard.handshakes = with_tls.then(handshakes);
+            let server = Server::guarded(guard).await;
+            let mut client = server.connect().await;
+            client.write_all(&sent).await.expect("is sent");
+            if sent.starts_with(PREFACE) {
+                // It has begun when it says so.
+                client.readable().await.expect("is answered");
+            }
+            let since = Instant::now();
+            server.draining.begun.cancel();
+            server.draining.closed.cancel();
+            server.tasks.wait().await;
+            let took = since.elapsed();
+            assert!(took < Duration::from_secs(3), "{took:?} for {sent:?}");
+        }
     }
 
     #[tokio::test]

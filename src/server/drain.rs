@@ -3,7 +3,8 @@
 //! An HTTP/1 server that closes an idle connection can cross with a request on its way, and its client can't tell
 //! whether anything was done (RFC 9112 §9.6). So from the drain's first moment on each answer says that its connection ends,
 //! and who has had none holds its connection until a moment after the last new one was taken.
-//! HTTP/2 tells its clients which streams it has seen (RFC 9113 §6.8), and needs none of this.
+//! HTTP/2 tells its clients which streams it has seen (RFC 9113 §6.8), and needs none of this, but for clients who don't
+//! answer the PING behind which that is told.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{socket::Socket, stream::Stream, watch::Activity};
 
-/// How long a head that has begun to arrive may take when idle connections are closed.
+/// How long a head that has begun to arrive may take when idle connections are closed; a handshake, or the answer
+/// to a PING, when the listener is.
 const LAST_HEAD: Duration = Duration::from_secs(2);
 /// How soon a connection that isn't idle is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -63,6 +65,29 @@ impl Draining {
             }
             sleep(AGAIN).await;
         }
+    }
+
+    /// Waits until an HTTP/2 connection is idle whose client hasn't answered the PING of its end in time. Who
+    /// has answered knows which streams are finished, and its connection ends with the last of them.
+    pub(super) async fn gives_up_http2(&self, stream: &Stream, activity: &Activity) {
+        self.closes().await;
+        sleep(LAST_HEAD).await;
+        // Once may be between the moment that an answer is handed on and the one that it is written.
+        let mut was_idle = false;
+        loop {
+            let is_idle = !stream.has_answered() && !activity.is_serving() && stream.is_flushed();
+            if is_idle && was_idle {
+                return;
+            }
+            was_idle = is_idle;
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Waits until a TLS handshake has had its time.
+    pub(super) async fn ends_handshakes(&self) {
+        self.closes().await;
+        sleep(LAST_HEAD).await;
     }
 
     /// Waits until it is too late for a connection's first bytes.
@@ -175,6 +200,33 @@ mod tests {
         let since = Instant::now();
         closed().is_too_late(stream.socket()).await;
         assert_eq!(since.elapsed(), MOMENT + LAST_HEAD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_the_last_ping_has_its_time_and_its_streams() {
+        let (mut stream, _client) = connected().await;
+        let (draining, activity) = (closed(), Activity::new());
+        let since = Instant::now();
+        draining.gives_up_http2(&stream, &activity).await;
+        assert_eq!(since.elapsed(), LAST_HEAD + AGAIN);
+
+        let serving = activity.begin(Version::HTTP_2);
+        let given_up = timeout(60 * MOMENT, draining.gives_up_http2(&stream, &activity));
+        assert!(given_up.await.is_err(), "its answer is to come");
+        drop(serving);
+        stream.write_all(b"an answer").await.expect("is sent");
+        let given_up = timeout(60 * MOMENT, draining.gives_up_http2(&stream, &activity));
+        assert!(given_up.await.is_err(), "the rest of it is in hand");
+        stream.flush().await.expect("is sent");
+        stream.is_answered();
+        let given_up = timeout(60 * MOMENT, draining.gives_up_http2(&stream, &activity));
+        assert!(given_up.await.is_err(), "it ends by itself");
+        stream.is_asked();
+        draining.gives_up_http2(&stream, &activity).await;
+
+        let since = Instant::now();
+        draining.ends_handshakes().await;
+        assert_eq!(since.elapsed(), LAST_HEAD);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,15 +1,17 @@
 //! HTTP/2 frames that ask for nothing. Each costs its sender nine bytes and us work: PING and SETTINGS
 //! an answer, RST_STREAM a request that was begun for nobody (CVE-2019-9512, -9514, -9515, -9518,
-//! CVE-2023-44487). h2 bounds some of them (CONTINUATION, small DATA, streams that are reset before
-//! they are taken, streams that the client makes us reset); here are the others, counted as they pass.
+//! CVE-2023-44487). h2 bounds some of them (CONTINUATION, small DATA); here are the others, counted as they
+//! pass. What h2 bounds of resets is set by [`Allowance`], so that it never comes first.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -18,10 +20,21 @@ use tokio::{
 
 use super::stream::Stream;
 
-/// Resets: twice what a client can have open at once, then as many a second as a busy proxy passes on.
-const RESETS: Bucket = Bucket::of(200, 50);
-/// Frames that ask for nothing, resets among them.
-const IDLE_FRAMES: Bucket = Bucket::of(2000, 200);
+/// What one client may send: so many cancelled requests as it can have open at once, twice.
+const ONE: Allowance = Allowance {
+    cancels: Bucket::of(200, 50),
+    idle: Bucket::of(2000, 200),
+    made_us_reset: 1024,
+};
+/// What a proxy may send that stands for many, one of whom must not cost the others their answers.
+const MANY: Allowance = Allowance {
+    cancels: Bucket::of(2000, 500),
+    idle: Bucket::of(20_000, 2000),
+    made_us_reset: 16 * 1024,
+};
+/// How many streams that were reset are known, so that another RST_STREAM for one isn't another cancel:
+/// some clients answer each frame that was on its way to them with one (RFC 9113 §5.1).
+const KNOWN: usize = 256;
 /// A request brings its own PRIORITY and WINDOW_UPDATEs.
 const EARNED_BY_REQUEST: f64 = 3.0;
 /// What we send is acknowledged by WINDOW_UPDATE, by no sane client more often than that, in bytes.
@@ -30,6 +43,35 @@ const EARNED_BY_BYTES: f64 = 1024.0;
 /// What a connection begins with (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 const HEADER: usize = 9;
+
+/// How many frames a connection may send that ask for nothing.
+#[derive(Clone, Copy)]
+pub(super) struct Allowance {
+    /// Requests that are cancelled.
+    cancels: Bucket,
+    /// Frames that ask for nothing, resets among them.
+    idle: Bucket,
+    /// Streams that the client makes us reset (CVE-2025-8671), of a connection's whole life.
+    made_us_reset: usize,
+}
+
+impl Allowance {
+    /// Of a client, or of a proxy that stands for many.
+    pub(super) const fn of(stands_for_many: bool) -> Self {
+        if stands_for_many { MANY } else { ONE }
+    }
+
+    /// Tells h2 to bear what is allowed. It counts streams that are reset before it hands them on, which can be
+    /// all that arrive at once: their heads are what a connection can make it hold.
+    pub(super) fn bound(&self, builder: &mut auto::Builder<TokioExecutor>) {
+        // More than the rest of a bucket can't come at once, a second's refill included.
+        let at_once = (self.cancels.burst + self.cancels.per_second) as usize;
+        builder
+            .http2()
+            .max_pending_accept_reset_streams(at_once)
+            .max_local_error_reset_streams(self.made_us_reset);
+    }
+}
 
 /// A connection's bytes, counted where it speaks HTTP/2.
 pub(super) struct Counted {
@@ -48,10 +90,10 @@ impl Counted {
     }
 
     /// Ends the reading in a flood, and counts that.
-    pub(super) fn http2(stream: Stream, floods: Counter) -> Self {
+    pub(super) fn http2(stream: Stream, allowance: Allowance, floods: Counter) -> Self {
         Self {
             stream,
-            frames: Some(Frames::new(Instant::now())),
+            frames: Some(Frames::new(allowance, Instant::now())),
             floods,
         }
     }
@@ -75,7 +117,11 @@ impl AsyncRead for Counted {
         let Some(frames) = &mut this.frames else {
             return Poll::Ready(Ok(()));
         };
-        let Err(Flood) = frames.read(&into.filled()[before..], Instant::now()) else {
+        let read = frames.read(&into.filled()[before..], Instant::now());
+        if std::mem::take(&mut frames.answered) {
+            this.stream.is_answered();
+        }
+        let Err(Flood) = read else {
             return Poll::Ready(Ok(()));
         };
         into.set_filled(before);
@@ -133,18 +179,24 @@ struct Frames {
     header: [u8; HEADER],
     /// How much of a frame's header is there.
     has: usize,
-    resets: Bucket,
+    cancels: Bucket,
     idle: Bucket,
+    /// The latest streams that were reset.
+    cancelled: VecDeque<u32>,
+    /// A PING of ours was answered.
+    answered: bool,
 }
 
 impl Frames {
-    fn new(now: Instant) -> Self {
+    fn new(allowance: Allowance, now: Instant) -> Self {
         Self {
             skip: PREFACE,
             header: [0; HEADER],
             has: 0,
-            resets: RESETS.since(now),
-            idle: IDLE_FRAMES.since(now),
+            cancels: allowance.cancels.since(now),
+            idle: allowance.idle.since(now),
+            cancelled: VecDeque::new(),
+            answered: false,
         }
     }
 
@@ -176,9 +228,11 @@ impl Frames {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
         const RST_STREAM: u8 = 3;
+        const PING: u8 = 6;
         const CONTINUATION: u8 = 9;
         const END_STREAM: u8 = 1;
-        let [high, middle, low, kind, flags, ..] = self.header;
+        const ACK: u8 = 1;
+        let [high, middle, low, kind, flags, stream @ ..] = self.header;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.skip = length;
         match kind {
@@ -187,12 +241,32 @@ impl Frames {
             CONTINUATION => {}
             DATA if length > 0 || flags & END_STREAM > 0 => {}
             RST_STREAM => {
-                self.resets.take(now)?;
+                // Its highest bit means nothing (RFC 9113 §4.1).
+                if self.is_cancel(u32::from_be_bytes(stream) & u32::MAX >> 1) {
+                    self.cancels.take(now)?;
+                }
+                self.idle.take(now)?;
+            }
+            PING if flags & ACK > 0 => {
+                self.answered = true;
                 self.idle.take(now)?;
             }
             _ => self.idle.take(now)?,
         }
         Ok(())
+    }
+
+    /// Whether that stream hasn't been reset before.
+    fn is_cancel(&mut self, stream: u32) -> bool {
+        // The latest is the likeliest.
+        if self.cancelled.iter().rev().any(|&known| known == stream) {
+            return false;
+        }
+        if self.cancelled.len() == KNOWN {
+            self.cancelled.pop_front();
+        }
+        self.cancelled.push_back(stream);
+        true
     }
 }
 
@@ -261,10 +335,16 @@ mod tests {
         frame
     }
 
+    fn reset(stream: u32) -> Vec<u8> {
+        let mut frame = frame(RST_STREAM, 0, &[0; 4]);
+        frame[5..HEADER].copy_from_slice(&stream.to_be_bytes());
+        frame
+    }
+
     /// A connection behind its preface.
     fn begun() -> (Frames, Instant) {
         let now = Instant::now();
-        let mut frames = Frames::new(now);
+        let mut frames = Frames::new(ONE, now);
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         assert_eq!(frames.read(preface, now), Ok(()));
         (frames, now)
@@ -272,9 +352,15 @@ mod tests {
 
     /// How many of those come through at once.
     fn come_through(frame: &[u8]) -> usize {
-        let (mut frames, now) = begun();
+        come_through_of(ONE, |_| frame.to_vec())
+    }
+
+    fn come_through_of(allowance: Allowance, frame: impl Fn(u32) -> Vec<u8>) -> usize {
+        let now = Instant::now();
+        let mut frames = Frames::new(allowance, now);
+        frames.skip = 0;
         (0..100_000)
-            .take_while(|_| frames.read(frame, now).is_ok())
+            .take_while(|&at| frames.read(&frame(at), now).is_ok())
             .count()
     }
 
@@ -292,7 +378,26 @@ mod tests {
         ] {
             assert_eq!(come_through(&frame(kind, flags, content)), 2000, "{kind}");
         }
-        assert_eq!(come_through(&frame(RST_STREAM, 0, &[0; 4])), 200);
+        assert_eq!(come_through_of(ONE, reset), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_stands_for_many() {
+        assert_eq!(come_through_of(MANY, reset), 2000);
+        let ping = |_| frame(PING, 0, &[0; 8]);
+        assert_eq!(come_through_of(MANY, ping), 20_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_cancel_costs_one() {
+        // Three resets each: of the cancel, and of two frames that were on their way.
+        let thrice = |at: u32| reset(2 * at + 1).repeat(3);
+        assert_eq!(come_through_of(ONE, thrice), 200);
+        // Behind the next ones too.
+        let late = |at: u32| [reset(at), reset(at.saturating_sub(100))].concat();
+        assert_eq!(come_through_of(ONE, late), 200);
+        // Not without end: they ask for nothing.
+        assert_eq!(come_through(&reset(1)), 2000);
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,9 +412,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_does_not_pay_for_its_reset() {
-        let mut both = frame(HEADERS, 5, b"xyz");
-        both.extend(frame(RST_STREAM, 0, &[0; 4]));
-        assert_eq!(come_through(&both), 200);
+        let both = |at| [frame(HEADERS, 5, b"xyz"), reset(at)].concat();
+        assert_eq!(come_through_of(ONE, both), 200);
     }
 
     #[tokio::test(start_paused = true)]
@@ -342,10 +446,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_slow_enough_may_go_on() {
         let (mut frames, mut now) = begun();
-        let (ping, reset) = (frame(PING, 0, &[0; 8]), frame(RST_STREAM, 0, &[0; 4]));
-        for _ in 0..100_000 {
+        let ping = frame(PING, 0, &[0; 8]);
+        for at in 0..100_000 {
             now += Duration::from_millis(20);
-            frames.read(&reset, now).expect("50 a second");
+            frames.read(&reset(at), now).expect("50 a second");
             frames.read(&ping.repeat(3), now).expect("150 a second");
         }
     }

@@ -115,6 +115,13 @@ impl Gate {
     }
 }
 
+impl Place {
+    /// Whether its peer is one of the networks that stand for many.
+    pub(super) fn stands_for_many(&self) -> bool {
+        self.counted.is_none()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.gate.lock();

@@ -9,10 +9,7 @@ use prometheus_client::{
     registry::Registry as MetricRegistry,
 };
 use rustls::server::Acceptor;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use uuid::Uuid;
@@ -60,24 +57,28 @@ impl Handshakes {
     }
 
     /// The connection that a socket becomes, and what is spoken on it. `closing` ends the wait
-    /// for who has said nothing.
+    /// for who has said nothing, `ends` that for who has begun.
     pub(super) async fn make(
         &self,
         socket: &Socket,
         closing: impl Future<Output = ()>,
+        ends: impl Future<Output = ()>,
     ) -> Option<(Stream, Protocol)> {
-        let until = Instant::now() + LONGEST;
-        let made = timeout_at(until, self.shake_hands(socket, closing)).await;
+        let made = tokio::select! {
+            made = self.shake_hands(socket, closing) => Some(made),
+            () = sleep(LONGEST) => None,
+            () = ends => None,
+        };
         let result = match &made {
-            Ok(Ok(_)) => "ok",
-            Ok(Err(Failed::Refused)) => "failed",
-            Ok(Err(Failed::Plain)) => "plain_http",
-            Ok(Err(Failed::Left)) => "left",
-            Err(_) => "timeout",
+            Some(Ok(_)) => "ok",
+            Some(Err(Failed::Refused)) => "failed",
+            Some(Err(Failed::Plain)) => "plain_http",
+            Some(Err(Failed::Left)) => "left",
+            None => "timeout",
         };
         self.metrics.count(result);
         match made {
-            Ok(Ok(stream)) => {
+            Some(Ok(stream)) => {
                 // Without ALPN it is HTTP/1.1 (RFC 9113 §3.2).
                 let speaks = match stream.get_ref().1.alpn_protocol() {
                     Some(tls::H2) => Protocol::Http2,
@@ -85,7 +86,7 @@ impl Handshakes {
                 };
                 Some((Stream::tls(socket.clone(), stream), speaks))
             }
-            Ok(Err(Failed::Plain)) => {
+            Some(Err(Failed::Plain)) => {
                 refuse_plain(socket.clone()).await;
                 None
             }
@@ -171,17 +172,20 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::future::pending;
+
     use tokio::{
         io::AsyncWriteExt as _,
         net::{TcpListener, TcpStream},
+        time::Instant,
     };
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{clock::Clock, config::server::Tls as Files};
 
-    fn handshakes() -> Handshakes {
+    pub(in crate::server) fn handshakes() -> Handshakes {
         let dir = tempfile::tempdir().expect("a directory");
         let files = Files {
             cert_file: dir.path().join("tls.crt"),
@@ -203,7 +207,7 @@ mod tests {
         client.write_all(sent).await.expect("is sent");
         let (handshakes, begun) = (handshakes(), Instant::now());
         let made = handshakes
-            .make(&Socket::new(socket), closing.cancelled())
+            .make(&Socket::new(socket), closing.cancelled(), pending())
             .await;
         assert!(made.is_none());
         let counted = ["ok", "failed", "timeout", "left", "plain_http"]

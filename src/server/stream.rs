@@ -29,6 +29,8 @@ struct Shared {
     /// Whoever writes has handed over all that it had begun.
     is_flushed: AtomicBool,
     is_flooded: AtomicBool,
+    /// The peer has answered the latest PING.
+    is_answered: AtomicBool,
 }
 
 impl Stream {
@@ -47,6 +49,7 @@ impl Stream {
             has_more: AtomicBool::new(false),
             is_flushed: AtomicBool::new(true),
             is_flooded: AtomicBool::new(false),
+            is_answered: AtomicBool::new(false),
         }))
     }
 
@@ -63,6 +66,21 @@ impl Stream {
     /// It is cut: nothing more is taken from it.
     pub(super) fn is_flooded(&self) {
         self.0.is_flooded.store(true, Ordering::Relaxed);
+    }
+
+    /// A PING is about to be sent: what was answered before doesn't count.
+    pub(super) fn is_asked(&self) {
+        self.0.is_answered.store(false, Ordering::Relaxed);
+    }
+
+    /// The peer has answered a PING.
+    pub(super) fn is_answered(&self) {
+        self.0.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has answered since it was asked.
+    pub(super) fn has_answered(&self) -> bool {
+        self.0.is_answered.load(Ordering::Relaxed)
     }
 
     /// Whether the peer may still be sending what nobody has taken, and that should be.

@@ -227,6 +227,7 @@ async fn every_code_is_explained() {
         "tls-required",
         "unknown-parameter",
         "invalid-parameter",
+        "malformed-request",
         "malformed-body",
         "request-timeout",
         "validation-failed",

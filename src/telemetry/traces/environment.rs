@@ -4,7 +4,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+};
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::{Resource, trace::Sampler};
 use percent_encoding::percent_decode_str;
@@ -58,6 +64,20 @@ const QUEUE: u64 = 2_048;
 const BATCH: u64 = 512;
 /// A queue beyond this is a mistake: about a gigabyte.
 const MOST_QUEUED: u64 = 1 << 20;
+/// What belongs to a message or a connection and not to who sends it: another value of it breaks the request, or
+/// leads it astray (RFC 9110 §7.2, §7.6.1, §8).
+const OF_THE_MESSAGE: [HeaderName; 10] = [
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 /// Nobody waits longer for a collector.
 const LONGEST: u64 = 600_000;
 
@@ -80,6 +100,14 @@ impl Settings {
     pub fn mistakes(&self) -> &[Unusable] {
         &self.mistakes
     }
+}
+
+/// Whether each `%` begins an escape (RFC 3986 §2.1), which a decoder leaves as it is where it doesn't.
+fn is_escaped(value: &str) -> bool {
+    value.split('%').skip(1).all(|behind| {
+        let digits = behind.bytes().take(2);
+        digits.filter(u8::is_ascii_hexdigit).count() == 2
+    })
 }
 
 struct Reading<E> {
@@ -194,6 +222,13 @@ impl<E: Fn(&str) -> Option<String>> Reading<E> {
                     self.wrong(name, "one of its headers isn't one, and isn't sent");
                     continue;
                 };
+                if OF_THE_MESSAGE.contains(&key) {
+                    let what = format!(
+                        "`{key}` belongs to the request itself, and isn't sent as it is here"
+                    );
+                    self.wrong(name, &what);
+                    continue;
+                }
                 value.set_sensitive(true);
                 headers.insert(key, value);
             }
@@ -206,6 +241,9 @@ impl<E: Fn(&str) -> Option<String>> Reading<E> {
         let mut pairs = Vec::new();
         for pair in list.split(',').filter(|pair| !pair.trim().is_empty()) {
             let decoded = pair.split_once('=').and_then(|(key, value)| {
+                if !is_escaped(value) {
+                    return None;
+                }
                 let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
                 Some((key.trim().to_owned(), value.into_owned()))
             });
@@ -406,6 +444,32 @@ mod tests {
         assert_eq!(collector.batches.size, 100);
         let sampler = format!("{:?}", collector.sampler);
         assert_eq!(sampler, "ParentBased(TraceIdRatioBased(0.25))");
+    }
+
+    #[test]
+    fn a_header_that_belongs_to_the_message_is_told_and_not_sent() {
+        for (part, told) in [
+            ("host=secreto", "`host`"),
+            ("Content-Length=7", "`content-length`"),
+            ("transfer-encoding=chunked", "`transfer-encoding`"),
+            ("content-type=text/plain", "`content-type`"),
+            ("b=%zz", "percent-encoded"),
+            ("b=%", "percent-encoded"),
+            ("b=%a", "percent-encoded"),
+            ("b=%%41", "percent-encoded"),
+            ("b=%ff", "percent-encoded"),
+        ] {
+            let list = format!("x-key=a%25b,{part}");
+            let settings = of(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", &list)]);
+            let [mistake] = settings.mistakes() else {
+                panic!("{part}: {:?}", settings.mistakes());
+            };
+            assert!(mistake.what.contains(told), "{}", mistake.what);
+            assert!(!mistake.what.contains("secreto"));
+            let headers = settings.collector.expect("good").headers;
+            assert_eq!(headers.len(), 1, "{part}");
+            assert_eq!(headers["x-key"], "a%b");
+        }
     }
 
     #[test]
