@@ -380,7 +380,8 @@ mod tests {
             let router = Router::new()
                 .route("/waits", routing::any(waits))
                 .route("/released", routing::get(released))
-                .route("/body", routing::post(body));
+                .route("/body", routing::post(body))
+                .route("/answer", routing::get(async || ANSWER));
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let at = listener.local_addr().expect("an address");
             let draining = Draining {
@@ -432,6 +433,7 @@ mod tests {
         server.tasks.wait().await;
     }
 
+    const ANSWER: &str = "more than the window that its reader has opened";
     const GET: &str = "GET /waits HTTP/1.1\r\nhost: x\r\n\r\n";
     const POST: &str = "POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nbegun";
     /// More than is read before somebody asks for it.
@@ -547,6 +549,40 @@ mod tests {
             let took = since.elapsed();
             assert!(took < Duration::from_secs(3), "{took:?} for {sent:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_the_last_ping_may_read_slowly() {
+        let server = Server::start().await;
+        let (mut client, connection) = h2::client::Builder::new()
+            .initial_window_size(10)
+            .handshake::<_, bytes::Bytes>(server.connect().await)
+            .await
+            .expect("a connection");
+        let tasks = TaskTracker::new();
+        let connection = tasks.spawn(connection);
+        let request = http::Request::get("http://x/answer").body(());
+        let request = request.expect("a request");
+        let (answer, _) = client.send_request(request, true).expect("is sent");
+        let mut body = answer.await.expect("an answer").into_body();
+        let mut read = body.data().await.expect("some").expect("some");
+        server.draining.begun.cancel();
+        server.draining.closed.cancel();
+        sleep(Duration::from_secs(10)).await;
+        let mut whole = Vec::new();
+        loop {
+            whole.extend_from_slice(&read);
+            body.flow_control()
+                .release_capacity(read.len())
+                .expect("was taken");
+            match body.data().await {
+                Some(more) => read = more.expect("is served to the end"),
+                None => break,
+            }
+        }
+        assert_eq!(whole, ANSWER.as_bytes());
+        server.tasks.wait().await;
+        let _ = connection.await;
     }
 
     #[tokio::test]

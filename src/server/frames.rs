@@ -389,6 +389,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_to_a_ping_is_known_from_a_ping() {
+        for (flags, answered) in [(0, false), (1, true)] {
+            let (mut frames, now) = begun();
+            frames
+                .read(&frame(PING, flags, &[0; 8]), now)
+                .expect("is one");
+            assert_eq!(frames.answered, answered);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_cancel_costs_one() {
         // Three resets each: of the cancel, and of two frames that were on their way.
         let thrice = |at: u32| reset(2 * at + 1).repeat(3);

@@ -3,6 +3,10 @@
 
 use reqwest::Method;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::harness::{Reply, World};
 
@@ -208,6 +212,40 @@ async fn a_request_id_is_kept_where_it_is_sane() {
         let reply = world.send(request).await;
         assert_eq!(reply.header("x-request-id") == sent, kept, "{sent}");
         reply.problem(401, "missing-token");
+    }
+}
+
+/// RFC 9112 §3.2, on both ports.
+#[tokio::test]
+async fn a_request_has_one_valid_host() {
+    let world = World::start().await;
+    for port in [&world.public, &world.admin] {
+        let at = port.strip_prefix("http://").unwrap();
+        for (version, hosts, refused) in [
+            ("1.1", "Host: x\r\n", false),
+            ("1.1", "Host: [::1]:8080\r\n", false),
+            ("1.0", "", false),
+            ("1.1", "", true),
+            ("1.1", "Host: x\r\nHost: x\r\n", true),
+            ("1.1", "Host: x\r\nhost: y\r\n", true),
+            ("1.0", "Host: x\r\nHost: x\r\n", true),
+            ("1.1", "Host: secreto@x\r\n", true),
+            ("1.1", "Host: x/secreto\r\n", true),
+        ] {
+            for path in ["/problems/not-found", "/livez", "/v1/me"] {
+                let mut stream = TcpStream::connect(at).await.unwrap();
+                let request =
+                    format!("GET {path} HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                let is_refused = answer.contains(" 400 Bad Request\r\n")
+                    && answer.contains("content-type: application/problem+json\r\n")
+                    && answer.contains(r#""code":"malformed-request""#);
+                assert_eq!(is_refused, refused, "{request}{answer}");
+                assert!(!answer.contains("secreto"), "{answer}");
+            }
+        }
     }
 }
 
