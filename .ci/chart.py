@@ -32,6 +32,16 @@ def run(*command, **more):
     return subprocess.run([str(it) for it in command], capture_output=True, text=True, check=False, **more)
 
 
+class Strict(yaml.SafeLoader):
+    """Takes no key twice, which YAML's readers otherwise pass over."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise Wrong(f"rendered twice: {', '.join(twice)}")
+        return super().construct_mapping(node, deep)
+
+
 class Helm:
     def __init__(self, binary):
         self.binary = binary
@@ -46,7 +56,7 @@ class Helm:
         done = run(self.binary, "template", release, CHART, "--namespace", "llavero", "-f", values, *more)
         if done.returncode:
             raise Wrong(f"template: {done.stderr}")
-        objects = [it for it in yaml.safe_load_all(done.stdout) if it]
+        objects = [it for it in yaml.load_all(done.stdout, Strict) if it]
         if not objects:
             raise Wrong("template: nothing was rendered")
         return objects
@@ -93,12 +103,31 @@ def consistent():
         raise Wrong(f"values.schema.json: the program has no {', '.join(sorted(unknown))}")
 
 
+# What an action that stands where YAML has a value may end in. What it includes has names for ports, or numbers.
+SAFE = re.compile(
+    r"\| (quote|int|int64|toJson)$|nindent \d+( \| trim)?$|^\$(name|part|resource|index)$"
+    r'|^include "llavero\.(scheme|servicePort|otelPort|terminationGracePeriodSeconds)" [$.]$'
+    r'|^include "llavero\.(selectorLabels|ownEnv|checks)" \.$|^int64 \.$|^tpl \. \$$|^toYaml \.$|\| toYaml$'
+)
+
+
+def is_quoted():
+    """A text of the values stands in quotes wherever it is rendered: it can be no other YAML than a text."""
+    templates = [it for it in sorted((CHART / "templates").rglob("*")) if it.suffix == ".yaml" or it.name in ("_pod.tpl", "_helpers.tpl")]
+    for file in templates:
+        # Definitions of names, which are quoted where they are included.
+        text = re.sub(r'\{\{- define "llavero\.(name|fullname|serviceAccountName|image|scheme|servicePort|otelPort|seconds|bytes|memory|terminationGracePeriodSeconds)" -\}\}.*?\n\{\{- end \}\}\n(?=\n|$)', "", file.read_text(), flags=re.S)
+        for action in re.findall(r"\{\{-? (.*?) -?\}\}", text, re.S):
+            if not re.match(r"(if|else|end|with|range|define|fail|/\*)\b|/\*|\$\w* :?= ", action) and not SAFE.search(action):
+                raise Wrong(f"{file.relative_to(CHART)}: {action} isn't quoted")
+
+
 # Kubernetes' own objects, whose schemas hold what is rendered, or maps of what the operator names.
 OPEN = {
     "global", "peer.podSelector", "peer.namespaceSelector", "peer.ipBlock", "metrics", "behavior.scaleUp", "behavior.scaleDown",
     "parentRefs", "matches", "filters", "egress.ports", "relabelings", "metricRelabelings", "rules", "claims", "preStop.exec",
     "preStop.httpGet", "options", "tolerations", "nodeAffinity", "podAffinity", "podAntiAffinity", "topologySpreadConstraints",
-    "valueFrom", "extraVolumes", "extraVolumeMounts", "extraObjects", "proxy.allow", "users.match",
+    "valueFrom.secretKeyRef", "valueFrom.configMapKeyRef", "valueFrom.fieldRef", "valueFrom.resourceFieldRef", "extraVolumes", "extraVolumeMounts", "extraObjects", "proxy.allow", "users.match",
 }
 # Settings of which ci/settings-values.yaml can have only one, or that the pod decides: other ci values have them.
 ELSEWHERE = {
@@ -424,6 +453,29 @@ def credential(**given):
     return f"tenants.carper.credentials.default={json.dumps(given)}"
 
 
+def key(**given):
+    return f"jwks={json.dumps({'k.json': json.dumps({'keys': [given]})})}"
+
+
+def jwks(text):
+    return f"jwks={json.dumps({'k.json': text})}"
+
+
+def private_pem(label, *form):
+    """A new private key, in PEM under another header, and as it is without one."""
+    made = run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", *form).stdout
+    body = "".join(made.splitlines()[1:-1])
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n" if label else body
+
+
+def variable(name, **given):
+    return f"extraEnv={json.dumps([{'name': name} | given])}"
+
+
+def volume(**given):
+    return f"extraVolumes={json.dumps([{'name': 'a'} | given])}"
+
+
 # Values that must be refused, each with what the refusal must say.
 
 REFUSED = [
@@ -532,6 +584,87 @@ REFUSED = [
     ("service.externalTrafficPolicy is set, but service.type is ClusterIP", "--set", "service.externalTrafficPolicy=Local"),
     ("service.loadBalancerSourceRanges is set, but service.type is NodePort", "--set", "service.type=NodePort,service.loadBalancerSourceRanges={192.0.2.0/24}"),
     ("service.loadBalancerClass is set, but service.type is ClusterIP", "--set", "service.loadBalancerClass=a"),
+    # Names that are other YAML, or no names.
+    *((path.rsplit(".", 1)[-1], "--set-json", f"{path}={json.dumps(text)}")
+      for path in ("priorityClassName", "ingress.className", "serviceAccount.name", "tls.existingSecret", "existingTenantsSecret",
+                   "tenantSecrets.norte.name", "service.loadBalancerClass")
+      for text in ("x\n      hostNetwork: true\n      hostPID: true", "x: y", "A b")),
+    ("host", "--set-json", 'ingress.hosts=[{"host": "a\\nb"}]'),
+    ("hostnames", "--set", "httpRoute.hostnames={A_b}"),
+    ("the release's objects would be called", "--set", "fullnameOverride=Foo_Bar baz"),
+    ("the release's objects would be called", "--set-json", 'fullnameOverride="a\\nb: c"'),
+    ("the release's objects would be called", "--set", "fullnameOverride=1st"),
+    ("nameOverride is", "--set", "nameOverride=Foo Bar,fullnameOverride=a"),
+    ("the release's objects would be called", "--set", "nameOverride=a.b"),
+    ("commonLabels has app.kubernetes.io/name", "--set", "commonLabels.app\\.kubernetes\\.io/name=evil"),
+    ("commonLabels has app.kubernetes.io/component", "--set", "commonLabels.app\\.kubernetes\\.io/component=evil"),
+    ("podLabels has app.kubernetes.io/instance", "--set", "podLabels.app\\.kubernetes\\.io/instance=evil"),
+    ("podLabels has pod-template-hash", "--set", "podLabels.pod-template-hash=evil"),
+    ("serviceMonitor.labels has helm.sh/chart", "--set", "serviceMonitor.labels.helm\\.sh/chart=evil"),
+    ("dashboard.labels has app.kubernetes.io/managed-by", "--set", "dashboard.labels.app\\.kubernetes\\.io/managed-by=evil"),
+    ("prometheusRule.labels has app.kubernetes.io/version", "--set", "prometheusRule.labels.app\\.kubernetes\\.io/version=evil"),
+    ("podAnnotations has checksum/config", "--set", "podAnnotations.checksum/config=evil"),
+    ("a b", "--set-json", 'podLabels={"a b": "c"}'),
+    ("podLabels", "--set", "podLabels.a=b c"),
+    # Secrets where many can read them.
+    ("CARPER_KEY_1 is a secret", "--set-json", variable("CARPER_KEY_1", value="hunter2"), "--set-json", credential(api_key={"env": "CARPER_KEY_1"})),
+    ("CARPER_KEY_1 is a secret", "--set-json", variable("CARPER_KEY_1", value="hunter2"), "--set-json", credential(api_key=[{"file": "/run/secrets/llavero/carper/k"}, {"env": "CARPER_KEY_1"}])),
+    ("CARPER_1 is a secret", "--set-json", variable("CARPER_1", value="hunter2"), "--set-json", credential(login={"username": "u", "password": {"env": "CARPER_1"}})),
+    ("CARPER_1 is a secret", "--set-json", variable("CARPER_1", valueFrom={"configMapKeyRef": {"name": "a", "key": "b"}}), "--set-json", credential(api_key={"env": "CARPER_1"})),
+    ("HS is a secret", "--set-json", variable("HS", value="hunter2"), "--set-json", issuer(algorithms=["HS256"], secret={"env": "HS"})),
+    ("NORTE_API_KEY is a secret", "--set-json", variable("NORTE_API_KEY", value="hunter2")),
+    ("norte_password is a secret", "--set-json", variable("norte_password", value="hunter2")),
+    ("OTEL_EXPORTER_OTLP_HEADERS is a secret", "--set-json", variable("OTEL_EXPORTER_OTLP_HEADERS", value="authorization=hunter2")),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS is a secret", "--set-json", variable("OTEL_EXPORTER_OTLP_TRACES_HEADERS", value="a=hunter2")),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT has a login", "--set-json", variable("OTEL_EXPORTER_OTLP_ENDPOINT", value="http://user:hunter2@c:4318")),
+    ("HTTPS_PROXY has a login", "--set-json", variable("HTTPS_PROXY", value="http://user:hunter2@proxy:3128")),
+    ("has a value and a valueFrom", "--set-json", variable("A", value="hunter2", valueFrom={"secretKeyRef": {"name": "a", "key": "b"}})),
+    ("valueFrom", "--set-json", variable("A", valueFrom={"secret": "hunter2"})),
+    ("write it in config", "--set-json", variable("llavero__upstream__timeout", value="1m")),
+    ("jwks: k.json holds a private key", "--set-json", jwks('{"keys": [{"kty": "EC", "\\u0064": "hunter2"}]}')),
+    ("jwks: k.json holds a private key", "--set-json", jwks('{"keys": [{"kty": "oct", "\\u006b": "hunter2"}]}')),
+    ("jwks: k.json holds a private key", "--set-json", jwks('{"keys": [{"kty": "\\u006fct"}]}')),
+    ("jwks: k.json holds a private key", "--set-json", jwks('{"keys": [{"kty": "RSA", "kid": "-----BEGIN PRIV\\u0041TE KEY-----hunter2"}]}')),
+    *(("jwks: k.json holds a private key", "--set-json", key(kty="RSA", n="AQAB", e="AQAB", **{member: "hunter2"}))
+      for member in ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")),
+    ("jwks: k.json is no JWK Set", "--set-json", jwks('{"kty": "EC", "d": "hunter2"}')),
+    ("jwks: k.json is no JWK Set", "--set-json", jwks('{"keys": [{"kty": "EC", "d": "hunter2"}]} {}')),
+    ("jwks: k.json has a key that is no object", "--set-json", jwks('{"keys": ["hunter2"]}')),
+    ("jwks: k.json is neither", "--set-json", jwks("hunter2")),
+    ("jwks: k.json is neither", "--set-json", jwks(private_pem(None))),
+    ("jwks: k.json is neither", "--set-json", jwks(f"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n{private_pem(None)}")),
+    ("jwks: k.json is neither", "--set-json", jwks("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")),
+    ("jwks: k.json holds a private key", "--set-json", jwks(private_pem("PUBLIC KEY"))),
+    ("jwks: k.json holds a private key", "--set-json", jwks(private_pem("RSA PUBLIC KEY"))),
+    # What Kubernetes would read otherwise, or not take.
+    ("resources.limits.memory is 2000m", "--set", "resources.limits.memory=2000m,resources.requests.memory=1"),
+    ("resources.requests.memory is 384m", "--set", "resources.requests.memory=384m"),
+    ("resources.requests.memory is 8Gi, above resources.limits.memory", "--set", "resources.requests.memory=8Gi"),
+    ("resources.requests.cpu is 2, above resources.limits.cpu", "--set", "resources.requests.cpu=2,resources.limits.cpu=1999m"),
+    ("resources.requests.ephemeral-storage is 1G, above", "--set", "resources.requests.ephemeral-storage=1G,resources.limits.ephemeral-storage=1M"),
+    ("resources.limits.memory", "--set", "config.cache.max_bytes=99999999999999GiB"),
+    ("resources.limits.memory", "--set-json", 'config.images={"max_dimension": 2048, "max_pixels": 99999999999999999999}'),
+    *(("more than a day together", "--set-string", f"config.{setting}={time}")
+      for setting in ("server.drain_delay", "server.shutdown_grace", "upstream.queue_timeout", "upstream.upload_timeout")
+      for time in ("99999999999999999999s", "99999999999999d", "86400s")),
+    ("preStop", "--set-json", "preStop.sleep.seconds=9999999999"),
+    ("terminationGracePeriodSeconds", "--set-json", "terminationGracePeriodSeconds=9999999999999"),
+    ("lets no pod come and none go", "--set", "strategy.rollingUpdate.maxSurge=0"),
+    ("lets no pod come and none go", "--set", "strategy.rollingUpdate.maxSurge=0%,strategy.rollingUpdate.maxUnavailable=0%"),
+    *((f"a is a {kind}, which", "--set-json", volume(**{kind: {"server": "a", "path": "/"}})) for kind in ("hostPath", "nfs", "iscsi", "gitRepo")),
+    ("a must be of one kind, and is of 2", "--set-json", volume(emptyDir={}, nfs={"server": "a", "path": "/"})),
+    ("a must be of one kind, and is of 0", "--set-json", volume()),
+    ("a serviceAccountToken would let", "--set-json", volume(projected={"sources": [{"secret": {"name": "b"}}, {"serviceAccountToken": {"path": "t"}}]})),
+    ("config is the name of another volume", "--set-json", volume(name="config", emptyDir={})),
+    ("there is no volume b", "--set-json", volume(emptyDir={}), "--set", "extraVolumeMounts[0].name=b,extraVolumeMounts[0].mountPath=/b"),
+    ("mounted at /etc/llavero/config", "--set-json", volume(emptyDir={}), "--set", "extraVolumeMounts[0].name=a,extraVolumeMounts[0].mountPath=/etc/llavero/config/"),
+    ("trusted_proxies[1] is 128.0.0.0/1", "--set", "config.server.trusted_proxies={10.0.0.0/8,128.0.0.0/1}"),
+    ("trusted_proxies[0] is 8.0.0.0/7", "--set", "config.server.trusted_proxies={8.0.0.0/7}"),
+    ("trusted_proxies[0] is 2000::/15", "--set", "config.server.trusted_proxies={2000::/15}"),
+    ("trusted_proxies[0] is f000::/7", "--set", "config.server.trusted_proxies={f000::/7}"),
+    ("trusted_proxies[0] is fc00::/6", "--set", "config.server.trusted_proxies={fc00::/6}"),
+    ("trusted_proxies[0] is ::ffff:0.0.0.0/97", "--set", "config.server.trusted_proxies={::ffff:0.0.0.0/97}"),
+    ("trusted_proxies[0] is 0:0::ffff:0:0/97", "--set", "config.server.trusted_proxies={0:0::ffff:0:0/97}"),
 ]
 
 # Values like those, which are right.
@@ -541,7 +674,11 @@ ACCEPTED = [
     ("--set", "config.images.formats={jpeg,heic},config.images.max_dimension=off"),
     ("--set", "config.server.cors.allowed_origins={http://localhost:3000,https://[fd00::1]:8443}"),
     ("--set", "config.auth.jwks.allow_loopback_http=true", "--set-json", issuer(issuer="http://127.0.0.1:8000/realms/a", discovery=True)),
-    ("--set", "extraEnv[0].name=X,extraEnv[0].value=made-up", "--set-json", credential(api_key={"env": "X"})),
+    ("--set-json", variable("X", valueFrom={"secretKeyRef": {"name": "carper", "key": "x"}}), "--set-json", credential(api_key={"env": "X"})),
+    ("--set", "config.server.trusted_proxies={10.0.0.0/8,fc00::/7,fd00::/8,2001:db8::/32,2001::/16,::ffff:10.0.0.0/104}"),
+    ("--set-json", variable("RUST_LOG", value="llavero=debug"), "--set-json", 'extraVolumes=[{"name": "a", "projected": {"sources": [{"secret": {"name": "b"}}]}}]', "--set", "extraVolumeMounts[0].name=a,extraVolumeMounts[0].mountPath=/a"),
+    ("--set", "resources.requests.memory=1024Mi,resources.requests.cpu=1500m,resources.limits.cpu=1.5"),
+    ("--set", "config.upstream.upload_timeout=23h"),
     ("--set-json", 'tenants.carper.users=[{"match": {"env": "X"}, "credential": "default"}]'),
     ("--set", "service.type=NodePort,service.nodePort=30080,service.externalTrafficPolicy=Local"),
 ]
@@ -573,7 +710,7 @@ SAME_PODS = [
     ("replicaCount=3", "strategy.rollingUpdate.maxSurge=2", "podDisruptionBudget.enabled=false"),
     ("networkPolicy.enabled=true",),
     ("ingress.enabled=true", "ingress.hosts[0].host=llavero.example.com"),
-    ("jwks.other\\.json=keys",),
+    ("jwks.other\\.pem=-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",),
 ]
 NEW_PODS = [
     ("config.server.drain_delay=9s", "terminationGracePeriodSeconds=175"),
@@ -661,6 +798,11 @@ def keeps_promises(helm, work):
         if line not in helm.notes(values, work, *given) or line in helm.notes(values, work, *given, "--set", sets):
             raise Wrong(f"the notes don't say when {sets} isn't so, or say when it is: {line}")
     slots_are_seen(helm)
+    odd_names_stay(helm, work)
+    public_keys_only(helm)
+    strategy = next(it for it in helm.template(values, "--set", "strategy.type=Recreate") if it["kind"] == "Deployment")["spec"]["strategy"]
+    if strategy != {"type": "Recreate"}:
+        raise Wrong(f"Kubernetes takes no {strategy}")
     readme_checks(helm, work)
     package = run(helm.binary, "package", CHART, "--destination", work)
     with tarfile.open(next(work.glob("llavero-*.tgz"))) as packed:
@@ -672,6 +814,66 @@ def keeps_promises(helm, work):
         policy = helm.template(values, "--set", f"otel.endpoint={endpoint},networkPolicy.enabled=true", "--show-only", "templates/networkpolicy.yaml")
         if policy[0]["spec"]["egress"][1]["ports"][0]["port"] != port:
             raise Wrong(f"the way to {endpoint} isn't open on {port}")
+
+
+# Names that YAML reads as something else than a text.
+ODD = """
+existingSecrets: ["1e3", "no"]
+existingTenantsSecret: "0123"
+tenants: null
+tenantSecrets: {"on": {name: "off"}, "1": {name: "null"}}
+tls: {existingSecret: "yes"}
+priorityClassName: "true"
+ingress: {enabled: true, className: "null", hosts: [{host: "1.5"}]}
+serviceAccount: {name: "false"}
+service: {type: LoadBalancer, loadBalancerClass: "1e3"}
+otel: {endpoint: "http://c:4318", headersSecret: {name: "0x1f", key: "1"}}
+imagePullSecrets: [{name: "1_0"}]
+networkPolicy: {enabled: true, adminFrom: [{podSelector: {}}]}
+autoscaling: {enabled: true, maxReplicas: 10000000}
+revisionHistoryLimit: 10000000
+commonLabels: {example.com/team: "1e3"}
+podLabels: {example.com/team: "null"}
+serviceMonitor: {enabled: true, labels: {example.com/team: "true"}}
+image: {tag: "1.10"}
+""".replace("1_0", "1e0")
+
+
+def odd_names_stay(helm, work):
+    values = work / f"odd-{helm.version}.yaml"
+    values.write_text(ODD)
+    for name, more in (("true-llavero", ()), ("true", ("--set-string", "fullnameOverride=true,nameOverride=null"))):
+        # The release and its namespace too.
+        done = run(helm.binary, "template", "true", CHART, "--namespace", "1e3", "-f", CHART / "ci/minimal-values.yaml", "-f", values, *more)
+        if done.returncode:
+            raise Wrong(f"odd names: {done.stderr}")
+        objects = list(yaml.load_all(done.stdout, Strict))
+        schemas_hold(objects)
+        belongs_together(objects)
+        deployment = next(it for it in objects if it["kind"] == "Deployment")
+        pod = deployment["spec"]["template"]["spec"]
+        monitor = next(it for it in objects if it["kind"] == "ServiceMonitor")
+        said = (
+            {it["metadata"]["namespace"] for it in objects}, deployment["metadata"]["name"], pod["priorityClassName"], pod["serviceAccountName"],
+            monitor["metadata"]["labels"]["example.com/team"], monitor["spec"]["namespaceSelector"]["matchNames"],
+            [it["secret"]["secretName"] for it in pod["volumes"] if "secret" in it],
+            [it["spec"]["ingressClassName"] for it in objects if it["kind"] == "Ingress"],
+        )
+        if said != ({"1e3"}, name, "true", "false", "true", ["1e3"], ["yes", "1e3", "no"], ["null"]):
+            raise Wrong(f"odd names are read otherwise: {said}")
+
+
+def public_keys_only(helm):
+    """Whatever else stands in a JWK Set, or twice, the ConfigMap hasn't got it."""
+    text = '{"keys": [{"kty": "RSA", "d": "hunter2"}], "more": "hunter2", "keys": [{"kty": "RSA", "kid": "a", "use": "sig", "n": "AQ", "e": "AQAB", "x5c": ["hunter2"], "x": "hunter2", "alg": {"a": "hunter2"}, "key_ops": ["verify", "hunter2"]}]}'
+    objects = helm.template(CHART / "ci/minimal-values.yaml", "--set-json", f"jwks.k\\.json={json.dumps(text)}")
+    kept = next(it for it in objects if it["metadata"]["name"] == "llavero-keys")["data"]["k.json"]
+    if json.loads(kept) != {"keys": [{"kty": "RSA", "kid": "a", "use": "sig", "n": "AQ", "e": "AQAB", "key_ops": ["verify"]}]}:
+        raise Wrong(f"the keys' ConfigMap has more than what is public: {kept}")
+    pem = run("openssl", "pkey", "-pubout", input=run("openssl", "genpkey", "-algorithm", "ED25519").stdout).stdout
+    objects = helm.template(CHART / "ci/minimal-values.yaml", "--set-json", f"jwks.k\\.pem={json.dumps(pem)}")
+    if next(it for it in objects if it["metadata"]["name"] == "llavero-keys")["data"]["k.pem"] != pem:
+        raise Wrong("a PEM isn't rendered as it was given")
 
 
 def slots_are_seen(helm):
@@ -737,6 +939,7 @@ def main():
         return objects
 
     tried("the chart", consistent)
+    tried("the chart", is_quoted)
     files = sorted((CHART / "ci").glob("*-values.yaml"))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for helm in helms:

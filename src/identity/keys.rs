@@ -28,6 +28,9 @@ const MAX_FILE_BYTES: usize = 1024 * 1024;
 /// More usable keys than any provider publishes. A token that names no key is tried with all
 /// that fit.
 const MOST_KEYS: usize = 64;
+/// Members that only a private key has (RFC 7518 §6.2.2 and §6.3.2, RFC 8037 §2): a prime of an RSA key gives away the rest.
+/// `priv` is that of post-quantum keys, kty `AKP`.
+const PRIVATE: &[&str] = &["d", "p", "q", "dp", "dq", "qi", "oth", "priv"];
 /// What is shown of a `kid`: it is the provider's word, and may be anything.
 const MOST_KID_LETTERS: usize = 40;
 
@@ -215,7 +218,7 @@ impl KeySet {
                     what,
                 });
             };
-            if value.get("d").is_some() {
+            if PRIVATE.iter().any(|member| value.get(member).is_some()) {
                 fault(
                     "is a private key; give the gateway the public one only, and make a new pair: this one has been seen",
                 );
@@ -455,6 +458,11 @@ mod tests {
         };
         for (bad, what) in [
             (with(ed.clone(), &json!({"d": "AAAA"})), "is a private key"),
+            (with(ed.clone(), &json!({"p": "AAAA"})), "is a private key"),
+            (
+                with(ed.clone(), &json!({"priv": "AAAA"})),
+                "is a private key",
+            ),
             (json!({"kty": "oct", "k": "AAAA"}), "is a shared secret"),
             (
                 with(ec.clone(), &json!({"kid": "x", "y": ec["x"]})),

@@ -43,12 +43,6 @@ not in words that help: pods that don't start are noticed late. `llavero check` 
 {{- $_ := set $seen $issuer.issuer true }}
 {{- end }}
 
-{{- range $name, $content := .Values.jwks }}
-{{- if regexMatch `PRIVATE KEY|"(d|k)"\s*:` $content }}
-{{- fail (printf "jwks: %s holds a private key or a shared secret, which everybody could read in a ConfigMap: give public keys only, such as the answer of the issuer's jwks_uri, and replace this one where it is in use. A shared secret stands in a Secret of existingSecrets, and in the issuer's secret: {file: /run/secrets/llavero/SECRET/KEY}." $name) }}
-{{- end }}
-{{- end }}
-
 {{- range $tenant, $file := .Values.tenants }}
 {{- range $credential, $given := $file.credentials }}
 {{- $key := printf "tenants.%s.credentials.%s" $tenant $credential }}

@@ -16,6 +16,7 @@ and --set-file 'jwks.id\.example\.com\.json=FILE' with the issuer's JWK Set.` }}
 {{- end }}
 
 {{- include "llavero.configChecks" . }}
+{{- include "llavero.podChecks" . }}
 
 {{- if and .Values.tenants .Values.existingTenantsSecret }}
 {{- fail "tenants and existingTenantsSecret are both set: keep one." }}
@@ -58,8 +59,8 @@ or leave tenantSlots at more than 0 and apply Secrets later.` }}
 {{- $own := include "llavero.ownEnv" . | fromYamlArray }}
 {{- $names := list }}
 {{- range .Values.extraEnv }}
-{{- if hasPrefix "LLAVERO__" .name }}
-{{- fail (printf "extraEnv: %s is a setting, and would win over llavero.yaml unseen by the chart, which computes grace and memory from it: write it in config, as config.%s." .name (trimPrefix "LLAVERO__" .name | lower | replace "__" ".")) }}
+{{- if hasPrefix "LLAVERO__" (upper .name) }}
+{{- fail (printf "extraEnv: %s is a setting, and would win over llavero.yaml unseen by the chart, which computes grace and memory from it: write it in config, as config.%s." .name (trimPrefix "LLAVERO__" (upper .name) | lower | replace "__" ".")) }}
 {{- end }}
 {{- end }}
 {{- range concat $own .Values.extraEnv }}

@@ -10,16 +10,16 @@
 {{- end }}
 
 {{- define "llavero.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "llavero.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "llavero.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Of the objects. Pods have the selector's only: a new chart alone gives no new pods. */}}
 {{- define "llavero.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
 {{ include "llavero.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
@@ -28,13 +28,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The metadata that all objects have: (list . SUFFIX ANNOTATIONS LABELS), of which the last two may be left out. */}}
 {{- define "llavero.metadata" -}}
 {{- $ := first . -}}
-name: {{ include "llavero.fullname" $ }}{{ index . 1 }}
-namespace: {{ $.Release.Namespace }}
+name: {{ printf "%s%s" (include "llavero.fullname" $) (index . 1) | quote }}
+namespace: {{ $.Release.Namespace | quote }}
 labels:
-  {{- include "llavero.labels" $ | nindent 2 }}
-  {{- with index (concat . (list dict dict)) 3 }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- mergeOverwrite (include "llavero.labels" $ | fromYaml) (index (concat . (list dict dict)) 3 | default dict) | toYaml | nindent 2 }}
 {{- with index (concat . (list dict dict)) 2 }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -85,7 +82,7 @@ annotations:
 
 {{/* The seconds of a duration such as 250ms, 30s or 5m, rounded up. */}}
 {{- define "llavero.seconds" -}}
-{{- $number := toString . | regexFind "[0-9]+" | atoi }}
+{{- $number := toString . | regexFind "[0-9]+" | float64 | minf 1e9 | int64 }}
 {{- $unit := toString . | regexFind "[a-z]+" }}
 {{- if eq $unit "ms" }}
 {{- div (add $number 999) 1000 }}
@@ -107,6 +104,9 @@ is never cut: it waits for its turn, then runs to its own timeout. 5 seconds are
   (dig "upstream" "upload_timeout" "120s" .Values.config) }}
 {{- $needed = add $needed (include "llavero.seconds" . | atoi) }}
 {{- end }}
+{{- if gt $needed 86400 }}
+{{- fail "server.drain_delay, server.shutdown_grace, upstream.queue_timeout, upstream.upload_timeout and preStop.sleep are more than a day together: a pod that ends would stay. Shorten them." }}
+{{- end }}
 {{- $given := .Values.terminationGracePeriodSeconds | default $needed | int64 }}
 {{- if lt $given $needed }}
 {{- fail (printf "terminationGracePeriodSeconds is %d, but server.drain_delay, server.shutdown_grace, upstream.queue_timeout, upstream.upload_timeout and preStop.sleep need %d: uploads would be cut. Leave it out, or shorten those." $given $needed) }}
@@ -119,9 +119,9 @@ is never cut: it waits for its turn, then runs to its own timeout. 5 seconds are
 {{- if kindIs "string" . }}
 {{- $factors := dict "ki" 1024 "mi" 1048576 "gi" 1073741824 "ti" 1099511627776 "k" 1000 "m" 1000000 "g" 1000000000 "t" 1000000000000 }}
 {{- $unit := regexFind "[A-Za-z]+" . | lower | trimSuffix "b" }}
-{{- mulf (regexFind "[0-9.]+" . | float64) (get $factors $unit | default 1) | int64 }}
+{{- mulf (regexFind "[0-9.]+" . | float64) (get $factors $unit | default 1) | minf 1e18 | int64 }}
 {{- else }}
-{{- int64 . }}
+{{- float64 . | minf 1e18 | int64 }}
 {{- end }}
 {{- end }}
 
@@ -136,7 +136,7 @@ is never cut: it waits for its turn, then runs to its own timeout. 5 seconds are
 {{- $needed = add $needed (include "llavero.bytes" . | int64) }}
 {{- end }}
 {{- if not (has ($images.max_dimension | default "off" | toString) (list "off" "false" "0")) }}
-{{- $needed = add $needed (div (mul 3 (max 335544320 (mul 9 (dig "max_pixels" 50000000 $images | int64)))) 2) }}
+{{- $needed = add $needed (div (mul 3 (max 335544320 (mul 9 (dig "max_pixels" 50000000 $images | float64 | minf 1e15 | int64)))) 2) }}
 {{- end }}
 {{- $needed }}
 {{- end }}

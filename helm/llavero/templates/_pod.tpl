@@ -81,7 +81,7 @@ seccompProfile:
 {{- end }}
 {{- range $index, $secret := .Values.existingSecrets }}
 - name: secret-{{ $index }}
-  mountPath: /run/secrets/llavero/{{ $secret }}
+  mountPath: {{ printf "/run/secrets/llavero/%s" $secret | quote }}
   readOnly: true
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
@@ -92,7 +92,7 @@ seccompProfile:
 {{- define "llavero.volumes" -}}
 - name: config
   configMap:
-    name: {{ include "llavero.fullname" . }}-config
+    name: {{ printf "%s-config" (include "llavero.fullname" .) | quote }}
 - name: tenants
   {{- $sources := include "llavero.tenantSources" . | fromYamlArray }}
   {{- if $sources }}
@@ -106,18 +106,18 @@ seccompProfile:
 {{- if .Values.jwks }}
 - name: keys
   configMap:
-    name: {{ include "llavero.fullname" . }}-keys
+    name: {{ printf "%s-keys" (include "llavero.fullname" .) | quote }}
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- range $index, $secret := .Values.existingSecrets }}
 - name: secret-{{ $index }}
   secret:
-    secretName: {{ $secret }}
+    secretName: {{ $secret | quote }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.extraVolumes }}
@@ -132,18 +132,18 @@ tenant out and the others running; when it is there, the volume gets it.
 */}}
 {{- define "llavero.tenantSources" -}}
 {{- range $slot := untilStep 1 (.Values.tenantSlots | int | add1 | int) 1 }}
-- secret: {name: {{ include "llavero.fullname" $ }}-tenant-{{ $slot }}, optional: true}
+- secret: {name: {{ printf "%s-tenant-%d" (include "llavero.fullname" $) $slot | quote }}, optional: true}
 {{- end }}
 {{- if .Values.existingTenantsSecret }}
 - secret:
-    name: {{ .Values.existingTenantsSecret }}
+    name: {{ .Values.existingTenantsSecret | quote }}
 {{- else if .Values.tenants }}
 - configMap:
-    name: {{ include "llavero.fullname" . }}-tenants
+    name: {{ printf "%s-tenants" (include "llavero.fullname" .) | quote }}
 {{- end }}
 {{- range $tenant, $secret := .Values.tenantSecrets }}
 - secret:
-    name: {{ $secret.name }}
+    name: {{ $secret.name | quote }}
     optional: true
     items:
       {{- range $secret.keys | default (include "llavero.tenantKeys" $ | fromYamlArray) }}
