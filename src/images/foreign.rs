@@ -38,7 +38,7 @@ const MARKS: [&[u8]; 4] = [
 ];
 
 /// What begins a page or a script: a name in letters of either case, behind `<`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Tag {
     /// In small letters.
     name: &'static [u8],
@@ -53,13 +53,22 @@ impl Tag {
         Self { name, behind, text }
     }
 
-    fn begins(&self, mut text: impl Iterator<Item = u8>) -> bool {
-        let mut next_is = |is: &dyn Fn(u8) -> bool| text.next().is_some_and(is);
-        self.name
+    /// Whether it goes on `behind` so many letters of it, and of what ends it, that are known. A letter is the last of
+    /// so many bytes.
+    fn goes_on(&self, known: usize, behind: &[u8], width: usize) -> bool {
+        let letter = |nth: usize| behind.get((nth + 1) * width - 1).copied();
+        let name = self.name.get(known..).unwrap_or_default();
+        let has_end = known > self.name.len();
+        let text = name.len() + usize::from(!has_end);
+        let is_named = name
             .iter()
-            .all(|letter| next_is(&|it| it.eq_ignore_ascii_case(letter)))
-            && next_is(&|it| self.behind.contains(&it))
-            && text.take(self.text.saturating_sub(1)).all(is_text)
+            .enumerate()
+            .all(|(nth, it)| letter(nth).is_some_and(|letter| letter.eq_ignore_ascii_case(it)));
+        is_named
+            && (has_end || letter(name.len()).is_some_and(|it| self.behind.contains(&it)))
+            && (text..text + self.text.saturating_sub(1))
+                .map_while(letter)
+                .all(is_text)
     }
 }
 
@@ -129,10 +138,10 @@ enum Sign {
     Mark(&'static [u8]),
     /// The head of a PDF, before its version.
     Document,
-    /// A tag of [`TAGS`], by its place there.
-    Tag(usize),
+    /// So many letters of a tag and of what ends it.
+    Tag(&'static Tag, usize),
     /// The same in UTF-16, of either order.
-    WideTag(usize),
+    WideTag(&'static Tag, usize),
 }
 
 impl Signs {
@@ -143,15 +152,15 @@ impl Signs {
             .map(|mark| (mark.to_vec(), Sign::Mark(mark)))
             .chain([(PDF.to_vec(), Sign::Document)])
             .collect();
-        for (place, tag) in TAGS.iter().enumerate() {
+        for tag in &TAGS {
             for end in tag.behind {
                 let text = [tag.name, &[*end]].concat();
-                let wide = text.iter().take(ZEROS).flat_map(|it| [0, *it]);
-                patterns.push((
-                    [b'<'].into_iter().chain(wide).collect(),
-                    Sign::WideTag(place),
-                ));
-                patterns.push(([b"<", &text[..]].concat(), Sign::Tag(place)));
+                let narrow = [b"<", &text[..]].concat();
+                patterns.push((narrow, Sign::Tag(tag, text.len())));
+                let known = text.len().min(ZEROS);
+                let wide = text[..known].iter().flat_map(|it| [0, *it]);
+                let wide = [b'<'].into_iter().chain(wide).collect();
+                patterns.push((wide, Sign::WideTag(tag, known)));
             }
         }
         // The beginnings of long tags in UTF-16 are the same whatever ends them.
@@ -186,19 +195,16 @@ impl Signs {
         self.automaton.is_match(state)
             && (0..self.automaton.match_len(state)).any(|nth| {
                 let pattern = self.automaton.match_pattern(state, nth);
-                let start = end - self.automaton.pattern_len(pattern);
-                let behind_start = region[start + 1..].iter().copied();
+                let is_exactly =
+                    |it: &[u8]| region[end - self.automaton.pattern_len(pattern)..end] == *it;
+                let behind = &region[end..];
                 match self.signs[pattern.as_usize()] {
-                    Sign::Mark(mark) => region[start..end] == *mark,
-                    Sign::Document => region[start..end] == *PDF && is_version(&region[end..]),
-                    Sign::Tag(place) => TAGS[place].begins(behind_start),
-                    Sign::WideTag(place) => {
-                        region[start + 1..]
-                            .iter()
-                            .step_by(2)
-                            .take(ZEROS)
-                            .all(|it| *it == 0)
-                            && TAGS[place].begins(behind_start.skip(1).step_by(2))
+                    Sign::Mark(mark) => is_exactly(mark),
+                    Sign::Document => is_exactly(PDF) && is_version(behind),
+                    Sign::Tag(tag, known) => tag.goes_on(known, behind, 1),
+                    Sign::WideTag(tag, known) => {
+                        let mut zeros = behind.iter().step_by(2).take(ZEROS - known);
+                        zeros.all(|it| *it == 0) && tag.goes_on(known, behind, 2)
                     }
                 }
             })

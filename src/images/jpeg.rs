@@ -100,10 +100,9 @@ pub(super) fn before_scans(bytes: &[u8], marker: u8) -> impl Iterator<Item = &[u
 /// Where entropy-coded data ends: every FF in it is stuffed or a restart marker's (T.81 §B.1.1.2).
 fn scan_end(bytes: &[u8], from: usize) -> Option<usize> {
     let scan = bytes.get(from..)?;
-    memchr::memchr_iter(0xFF, scan)
-        // A second FF fills: the marker follows the last.
-        .find(|at| !matches!(scan.get(at + 1), Some(0x00 | 0xD0..=0xD7 | 0xFF)))
-        .filter(|at| at + 1 < scan.len())
+    // In pairs, which costs the same whatever the scan is full of. A second FF fills: the marker follows the last.
+    scan.windows(2)
+        .position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF))
         .map(|at| from + at)
 }
 

@@ -12,15 +12,17 @@ mod png;
 mod shrink;
 mod strip;
 mod trailer;
+mod turns;
 mod webp;
 mod xmp;
 
-use std::sync::Arc;
+use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
 use bytes::BytesMut;
 
 use crate::tenants::TenantId;
 
+use self::turns::Turns;
 pub use self::{
     format::Format,
     inspect::{Inspected, inspect},
@@ -77,9 +79,18 @@ pub enum Unusable {
     Polyglot,
 }
 
-/// Looks at uploaded images and prepares them. Cheap to clone.
+/// What is larger is looked at on a thread that may be busy: no request shall wait for that of somebody else.
+const LOOKED_AT_IN_PLACE: usize = 64 << 10;
+/// Looking takes no waiting, so that more at once would only take cores from the requests.
+const MOST_LOOKED_AT: usize = 2;
+
+/// Looks at uploaded images and prepares them: large ones a few at a time, for which tenants take turns. Cheap to clone;
+/// clones share the places.
 #[derive(Debug, Clone)]
-pub struct Images(Arc<Rules>);
+pub struct Images {
+    rules: Arc<Rules>,
+    turns: Turns,
+}
 
 /// An image as the ERP is to get it.
 #[derive(Debug)]
@@ -96,13 +107,18 @@ impl Images {
     /// Under those rules.
     #[must_use]
     pub fn new(rules: Rules) -> Self {
-        Self(Arc::new(rules))
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        Self {
+            rules: Arc::new(rules),
+            // The images themselves are counted where they arrive, and nothing is unpacked whole.
+            turns: Turns::new(cores.min(MOST_LOOKED_AT), u64::MAX),
+        }
     }
 
     /// What an upload may be.
     #[must_use]
     pub fn rules(&self) -> &Rules {
-        &self.0
+        &self.rules
     }
 
     /// Inspects an image of that tenant and prepares it: makes it smaller where it must be, and then removes what
@@ -111,8 +127,8 @@ impl Images {
     /// # Errors
     /// The first rule that it breaks.
     pub async fn accept(&self, tenant: &TenantId, image: BytesMut) -> Result<Accepted, Unusable> {
-        let mut inspected = inspect(&image, &self.0)?;
-        let (image, was_shrunk) = match &self.0.shrink {
+        let (image, mut inspected) = self.inspected(tenant, image).await?;
+        let (image, was_shrunk) = match &self.rules.shrink {
             None => (image, false),
             Some(shrinker) => {
                 let Inspected {
@@ -132,7 +148,7 @@ impl Images {
                 }
             }
         };
-        let metadata = self.0.metadata;
+        let metadata = self.rules.metadata;
         if metadata == Metadata::Keep {
             return Ok(Accepted {
                 bytes: image,
@@ -140,18 +156,44 @@ impl Images {
                 is_original: !was_shrunk,
             });
         }
-        let stripping = tokio::task::spawn_blocking(move || {
+        let stripping = move || {
             let mut image = image;
             let changed = strip(&mut image, inspected.format, metadata)?;
             Ok((image, changed))
-        });
-        // A panic says that the image was stranger than we can deal with.
-        let (bytes, changed) = stripping.await.unwrap_or(Err(Unusable::Damaged))?;
+        };
+        let (bytes, changed) = self.in_turn(tenant, stripping).await?;
         Ok(Accepted {
             bytes,
             inspected,
             is_original: !changed && !was_shrunk,
         })
+    }
+
+    async fn inspected(
+        &self,
+        tenant: &TenantId,
+        image: BytesMut,
+    ) -> Result<(BytesMut, Inspected), Unusable> {
+        if image.len() <= LOOKED_AT_IN_PLACE {
+            let inspected = inspect(&image, &self.rules)?;
+            return Ok((image, inspected));
+        }
+        let rules = self.rules.clone();
+        let looking = move || {
+            let inspected = inspect(&image, &rules)?;
+            Ok((image, inspected))
+        };
+        self.in_turn(tenant, looking).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        tenant: &TenantId,
+        work: impl FnOnce() -> Result<T, Unusable> + Send + 'static,
+    ) -> Result<T, Unusable> {
+        // A panic says that the image was stranger than we can deal with.
+        let done = self.turns.work(tenant, 0, work).await;
+        done.unwrap_or(Err(Unusable::Damaged))
     }
 }
 

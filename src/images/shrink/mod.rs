@@ -9,7 +9,7 @@
 //!
 //! **Memory**: decoding takes 3 bytes a pixel for most JPEG, 4 for PNG, 7 for WebP and 9 for
 //! progressive JPEG; while a picture is averaged, its share of `max_dimension` ÷ longer side comes on top, and the small
-//! picture twice. All of that is known from the header, and reserved before anything is decoded (`turns.rs`): of the larger
+//! picture twice. All of that is known from the header, and reserved before anything is decoded (`../turns.rs`): of the larger
 //! of 320 MiB and `max_pixels × 9` (with 50 million pixels 430 MiB). What takes more is alone. There is a place for each
 //! core, two at most, and tenants take turns.
 
@@ -17,7 +17,6 @@ mod exif;
 mod jpeg;
 mod picture;
 mod png;
-mod turns;
 mod webp;
 
 use std::{num::NonZero, thread::available_parallelism};
@@ -26,11 +25,8 @@ use crate::tenants::TenantId;
 use bytes::BytesMut;
 use image::metadata::Orientation;
 
-use self::{
-    picture::{Channels, Size},
-    turns::Turns,
-};
-use super::{Format, Unusable, orientation};
+use self::picture::{Channels, Size};
+use super::{Format, Unusable, orientation, turns::Turns};
 
 /// Decoding is bound by memory as much as by cores, and others need those too.
 const MOST_PLACES: usize = 2;
@@ -134,20 +130,15 @@ impl Shrinker {
             .await
     }
 
-    /// Does what takes so many bytes when it is its turn, on a thread that may be busy. The turn
-    /// lasts until it is done, even if nobody waits for it any more.
+    /// Does what takes so many bytes when it is its turn.
     async fn in_turn<T: Send + 'static>(
         &self,
         tenant: &TenantId,
         takes: u64,
         work: impl FnOnce() -> Result<T, Unusable> + Send + 'static,
     ) -> Result<T, Unusable> {
-        let turn = self.turns.take(tenant, takes).await;
-        let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        });
-        done.await.unwrap_or_else(|_| {
+        let done = self.turns.work(tenant, takes, work).await;
+        done.unwrap_or_else(|_| {
             tracing::error!("a photo could not be made smaller: its decoder panicked");
             Err(Unusable::Damaged)
         })

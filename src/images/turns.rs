@@ -1,9 +1,9 @@
-//! Whose photo is made smaller next: as many at once as there are places, in no more memory than
+//! Whose photo is looked at, or made smaller, next: as many at once as there are places, in no more memory than
 //! there is for all, and tenants take turns.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinError};
 
 use crate::{
     fair::{FairQueue, Ticket},
@@ -68,6 +68,25 @@ impl Turns {
             // Nobody takes a waiter out but by giving it its turn, or with its place.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Does what takes so many bytes when it is that tenant's turn, on a thread that may be busy. The turn
+    /// lasts until it is done, even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        tenant: &TenantId,
+        bytes: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.take(tenant, bytes).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await
     }
 
     /// Gives turns to those who may have them now.
