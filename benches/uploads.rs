@@ -1,7 +1,7 @@
 //! What uploads cost the gateway, in memory and in processor time: `cargo bench --bench uploads`. Ends by
 //! itself in well under a minute; loopback only, Linux only, since the figures come from `/proc`.
 //!
-//! `-- memory` and `-- time` run one half of it.
+//! `-- memory`, `-- time` and `-- looking` run one part of it.
 //!
 //! The gateway is the built command in a process of its own, so that nobody else's memory or time is counted.
 //! Photos are sent to it over plain sockets, and the ERP is a sink in this process that reads a request,
@@ -15,6 +15,9 @@
 //! one, started again) that reads the same bytes from a socket, encodes them in base64 once and writes them to the
 //! same sink. A second floor takes the digest of what it reads too, as the audit and `Repr-Digest` want it. All take
 //! turns, and the median of the rounds counts.
+//!
+//! *Looking* is the processor time of a photo whose metadata is full of what begins a page or a script, beside that of one that
+//! is full of letters. What costs more than three times as much fails.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -76,18 +79,81 @@ fn main() -> ExitCode {
     if !arguments.iter().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let [only_memory, only_time] =
-        ["memory", "time"].map(|part| arguments.iter().any(|argument| argument == part));
-    let holds = only_time || memory();
-    if !only_memory {
+    let parts = ["memory", "time", "looking"];
+    let is_named = |part: &str| arguments.iter().any(|argument| argument == part);
+    let runs_all = !parts.into_iter().any(is_named);
+    let runs = |part: &str| runs_all || is_named(part);
+    let holds = !runs("memory") || memory();
+    if runs("time") {
         time();
     }
-    if holds {
+    let is_even = !runs("looking") || looking();
+    if !holds {
+        eprintln!("a bound on memory is broken");
+    }
+    if !is_even {
+        eprintln!("what a photo is full of decides what looking at it costs");
+    }
+    if holds && is_even {
         ExitCode::SUCCESS
     } else {
-        eprintln!("a bound on memory is broken");
         ExitCode::FAILURE
     }
+}
+
+/// Prints what an upload costs by what its metadata is full of; whether none costs much more than letters.
+fn looking() -> bool {
+    const MOST: f64 = 3.0;
+    const TIMES: u32 = 20;
+    let gateway = Gateway::start(sink(Duration::ZERO), 512 << 20);
+    let mut client = gateway.client(1);
+    let mut letters = None;
+    let mut is_even = true;
+    println!("\n| an upload of 11 MB full of | user + system | to letters |");
+    println!("|---|---|---|");
+    for filling in [
+        "a",
+        "<",
+        "<\0",
+        "<s",
+        "<!--",
+        "<script\u{1}",
+        "<%=\u{1}",
+        "<img \u{1}",
+        "<\0s\0c\0r\0i\u{1}",
+        "JAVASCRIPT:",
+        "%PDF-",
+    ] {
+        let form = form_of(&full_of(filling.as_bytes(), 11_000_000));
+        // The first one warms up.
+        client.upload(&form).accepted();
+        let took = gateway.process.time_of(|| {
+            (0..TIMES).for_each(|_| client.upload(&form).accepted());
+        });
+        let took = (took / TIMES).as_secs_f64() * 1e3;
+        let ratio = took / *letters.get_or_insert(took);
+        is_even &= ratio <= MOST;
+        println!(
+            "| `{}` | {took:.1} ms | {ratio:.2} |",
+            filling.escape_debug()
+        );
+    }
+    is_even
+}
+
+/// A PNG with that in its XMP, again and again.
+fn full_of(filling: &[u8], size: usize) -> Vec<u8> {
+    const HEADER: usize = 8 + 12 + 13;
+    let mut png = io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::new(8, 8);
+    picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let mut png = png.into_inner();
+    let mut chunk = b"iTXtXML:com.adobe.xmp\0\0\0\0\0".to_vec();
+    chunk.extend(filling.iter().cycle().take(size));
+    let length = u32::try_from(chunk.len() - 4).unwrap().to_be_bytes();
+    let crc = crc32fast::hash(&chunk).to_be_bytes();
+    png.splice(HEADER..HEADER, [&length[..], &chunk, &crc].concat());
+    png
 }
 
 /// Prints each case of memory; whether all are within their bounds.
@@ -362,6 +428,10 @@ fn token() -> String {
 
 /// A photo as a browser sends it: parts in a form, of which the image is `size` bytes.
 fn form(size: usize) -> Vec<u8> {
+    form_of(&photo(size))
+}
+
+fn form_of(photo: &[u8]) -> Vec<u8> {
     let part = |head: &str| {
         format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name={head}\r\n\r\n").into_bytes()
     };
@@ -369,7 +439,7 @@ fn form(size: usize) -> Vec<u8> {
         part("\"proceso\""),
         b"antes\r\n".to_vec(),
         part("\"imagen\"; filename=\"foto.jpg\"\r\nContent-Type: image/jpeg"),
-        photo(size),
+        photo.to_vec(),
         format!("\r\n--{BOUNDARY}--\r\n").into_bytes(),
     ]
     .concat()

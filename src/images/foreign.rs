@@ -260,3 +260,79 @@ fn is_zip_end(record: &[u8]) -> bool {
         && is_first(&record[6..8])
         && record[8..10] == record[10..12]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As UTF-16 of either order has it, from the `<` on.
+    fn wide(text: &[u8]) -> Vec<u8> {
+        text.iter().flat_map(|it| [*it, 0]).collect()
+    }
+
+    #[track_caller]
+    fn is_refused(text: &[u8], expected: bool) {
+        for before in [
+            &b""[..],
+            b"<",
+            b"<scrip",
+            b"<\0s",
+            b"%PDF",
+            b"<html>\x01",
+            &[0; 70],
+        ] {
+            let region = [before, text].concat();
+            let told = String::from_utf8_lossy(&region);
+            assert_eq!(check(&region).is_err(), expected, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_found_in_either_case_and_width_with_all_that_must_follow() {
+        for tag in &TAGS {
+            for end in tag.behind {
+                let head = [b"<", tag.name, &[*end]].concat();
+                let text = [&head[..], &[b'a'; 16]].concat();
+                // What is too short is believed where nothing follows.
+                for text in [&text, &head, &text.to_ascii_uppercase()] {
+                    is_refused(text, true);
+                    is_refused(&wide(text), true);
+                }
+                let must_follow = tag.text.saturating_sub(1);
+                let cut = |at: usize| {
+                    let mut text = text.clone();
+                    text[head.len() + at] = 1;
+                    text
+                };
+                is_refused(&cut(must_follow), true);
+                is_refused(&wide(&cut(must_follow)), true);
+                if let Some(last) = must_follow.checked_sub(1) {
+                    is_refused(&cut(last), false);
+                    is_refused(&wide(&cut(last)), false);
+                }
+                let mut other = text.clone();
+                other[head.len() - 1] = 1;
+                is_refused(&other, false);
+                is_refused(&wide(&other), false);
+                for zero in 0..ZEROS {
+                    let mut other = wide(&text);
+                    other[2 * zero + 1] = 1;
+                    is_refused(&other, false);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_tag_is_found_as_it_is() {
+        for mark in MARKS.iter().chain([&SVG, &&b"%PDF-1.7"[..]]) {
+            is_refused(mark, true);
+            is_refused(&mark[..mark.len() - 1], false);
+            let changed = match mark.to_ascii_uppercase() {
+                upper if upper != *mark => upper,
+                _ => mark.to_ascii_lowercase(),
+            };
+            is_refused(&changed, false);
+        }
+    }
+}

@@ -668,6 +668,34 @@ fn compressed_data_is_not_taken_for_something_else() {
     assert_eq!(foreign::check(&bytes), Ok(()));
 }
 
+#[tokio::test]
+async fn a_large_image_waits_for_its_turn_and_a_small_one_for_nobody() {
+    let mut large = photo("made/everywhere.png");
+    large.resize(LOOKED_AT_IN_PLACE, b'<');
+    let small = BytesMut::from(&large[..]);
+    large.push(b'<');
+    let large = BytesMut::from(&large[..]);
+    for metadata in [Metadata::Keep, Metadata::StripAll] {
+        let images = Images {
+            turns: Turns::new(1, u64::MAX),
+            ..Images::new(Rules {
+                metadata,
+                ..rules()
+            })
+        };
+        let tenant = "carper".parse().expect("an id");
+        let others = images.turns.take(&tenant, 0).await;
+        let mut waits = Box::pin(images.accept(&tenant, large.clone()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        if metadata == Metadata::Keep {
+            let at_once = Box::pin(images.accept(&tenant, small.clone()));
+            assert!(futures_util::poll!(at_once).is_ready());
+        }
+        drop(others);
+        assert!(waits.await.is_ok());
+    }
+}
+
 static SMALL: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let photos = photos().into_iter().map(|(_, bytes)| bytes);
     photos.filter(|it| it.len() < 12_000).collect()

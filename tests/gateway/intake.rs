@@ -492,3 +492,49 @@ async fn a_change_that_stalls_is_ended_with_a_problem() {
     );
     assert!(world.received().is_empty());
 }
+
+/// The one thread for work that takes long is held here, so that nothing that it is to do is done before.
+#[test]
+fn nobody_waits_for_a_look_at_the_photos_of_others() {
+    const LARGE: usize = 6;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::start().await;
+        let ((begin, begun), (release, released)) =
+            (tokio::sync::oneshot::channel(), std::sync::mpsc::channel());
+        let held = tokio::task::spawn_blocking(move || {
+            begin.send(()).unwrap();
+            released.recv()
+        });
+        begun.await.unwrap();
+        let upload = |image: Vec<u8>| {
+            let request = world
+                .request(Method::POST, PATH)
+                .header("content-type", FORM);
+            world.send(request.body(form("", &image)))
+        };
+        let small = photo("made/everywhere.png");
+        let photos = (0..LARGE).map(|at| [&small[..], &vec![b'<'; 100_000 + at]].concat());
+        let large = futures_util::future::join_all(photos.map(upload));
+        let others = async {
+            let norte = world.token(&json!({"tenant": "norte"}));
+            for _ in 0..20 {
+                let probe = world.client.get(format!("{}/livez", world.admin));
+                assert_eq!(world.send(probe).await.status, 200);
+                world.get_as(&norte, "/v1/me").await.ok(200);
+            }
+            upload(small.clone()).await.ok(201);
+            let received = world.received().len();
+            release.send(()).unwrap();
+            assert_eq!(received, 1, "only the small one needs no look elsewhere");
+        };
+        let (large, ()) = tokio::join!(large, others);
+        large.iter().for_each(|reply| drop(reply.ok(201)));
+        held.await.unwrap().unwrap();
+    });
+}
