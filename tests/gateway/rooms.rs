@@ -141,7 +141,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("server", &["admin", "app", "clock", "config", "problem", "tls"]),
+    (
+        "server",
+        &["admin", "app", "clock", "config", "problem", "tls"],
+    ),
     ("tls", &["clock", "config"]),
 ];
 
