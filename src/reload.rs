@@ -135,7 +135,7 @@ impl Reload {
     ) -> Self {
         let metrics = Metrics::declare(metrics);
         metrics.show(&registry.current());
-        Self {
+        let mut this = Self {
             loader: files.loader,
             issuers: files.issuers,
             audit: files.audit,
@@ -148,7 +148,10 @@ impl Reload {
             asked: Ask::default(),
             settles: None,
             metrics,
-        }
+        };
+        // Before anybody can know that it runs: what changes from then on is told.
+        this.follow();
+        this
     }
 
     /// The way to ask for a reload.
@@ -159,7 +162,6 @@ impl Reload {
 
     /// Reloads for as long as it is polled.
     pub async fn run(mut self) {
-        self.follow();
         loop {
             let next = self.clock.instant() + self.interval();
             let next = self.settles.map_or(next, |settles| settles.min(next));
