@@ -54,7 +54,7 @@ pub struct Sighting<'a> {
 }
 
 impl<'a> Sighting<'a> {
-    /// The trace of that attempt, looked for now by our clock and `date` by the ERP's.
+    /// The trace of that attempt, for a look that is made at `now` by our clock and at `date` by the ERP's.
     pub(super) fn of(
         attempt: &'a Attempt,
         history: Option<&'a History>,

@@ -25,7 +25,7 @@ fn mistake<B>(request: &http::Request<B>) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) if request.version() == Version::HTTP_11 => {
-            Some("The header `Host` is missing, which HTTP/1.1 asks for.")
+            Some("The header `Host` is missing, which HTTP/1.1 asks for: send this gateway's name.")
         }
         // HTTP/2 has `:authority`, which h2 has read; HTTP/1.0 knows neither.
         (None, _) => None,
