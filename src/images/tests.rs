@@ -661,6 +661,31 @@ fn animations_keep_their_frames() {
 }
 
 #[test]
+fn a_scan_ends_at_its_first_marker_wherever_that_is() {
+    let head = [0xFF, jpeg::START_OF_SCAN, 0, 2];
+    for filling in [&[7][..], &[0xFF, 0], &[0xFF, 0xD3], &[0xFF], &[]] {
+        for length in 0..200 {
+            let filling = filling.iter().cycle().copied();
+            let scan: Vec<u8> = filling.take(length).chain([0]).collect();
+            let scan = [&head[..], &scan].concat();
+            let end = |bytes: &[u8]| jpeg::piece(bytes, 0).map(|piece| piece.end);
+            assert_eq!(end(&scan), None);
+            assert_eq!(end(&[&scan[..], &[0xFF]].concat()), None);
+            for second in 0..=u8::MAX {
+                let is_marker = !matches!(second, 0 | 0xD0..=0xD7 | 0xFF);
+                let behind = [&scan[..], &[0xFF, second, 0]].concat();
+                let expected = is_marker.then_some(scan.len());
+                assert_eq!(end(&behind), expected, "{length}, {second:X}");
+                // The first one counts.
+                let twice = [&behind[..], &scan[4..], &[0xFF, jpeg::END]].concat();
+                let expected = expected.unwrap_or(twice.len() - 2);
+                assert_eq!(end(&twice), Some(expected), "{length}, {second:X}");
+            }
+        }
+    }
+}
+
+#[test]
 fn compressed_data_is_not_taken_for_something_else() {
     let mut random = fastrand::Rng::with_seed(5);
     let mut bytes = vec![0; 8 << 20];
