@@ -273,7 +273,13 @@ impl App {
             let spread: Spread = Arc::new(move |whole| jitter.of(whole));
             issuers.keep_fresh(&spread);
         };
-        let mut background = vec![freshness.boxed(), rotation.boxed(), recovery.boxed()];
+        let lean = intake.budget.clone().keep_lean();
+        let mut background = vec![
+            freshness.boxed(),
+            rotation.boxed(),
+            recovery.boxed(),
+            lean.boxed(),
+        ];
         background.extend(reload.map(|reload| reload.run().boxed()));
         let health = Health::default();
         let admin = admin::router(

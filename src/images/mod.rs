@@ -18,16 +18,14 @@ mod xmp;
 
 use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
-use bytes::BytesMut;
-
-use crate::tenants::TenantId;
+use crate::{in_flight::Buffer, tenants::TenantId};
 
 use self::turns::Turns;
 pub use self::{
     format::Format,
     inspect::{Inspected, inspect},
     shrink::{Fitted, Shrink, Shrinker, Shrunk},
-    strip::strip,
+    strip::{Stripped, strip},
 };
 
 /// What an upload may be, and what is done to it, from `images.*`.
@@ -96,7 +94,7 @@ pub struct Images {
 #[derive(Debug)]
 pub struct Accepted {
     /// Its bytes.
-    pub bytes: BytesMut,
+    pub bytes: Buffer,
     /// What they are.
     pub inspected: Inspected,
     /// Whether they are those that came in.
@@ -126,7 +124,7 @@ impl Images {
     ///
     /// # Errors
     /// The first rule that it breaks.
-    pub async fn accept(&self, tenant: &TenantId, image: BytesMut) -> Result<Accepted, Unusable> {
+    pub async fn accept(&self, tenant: &TenantId, image: Buffer) -> Result<Accepted, Unusable> {
         let (image, mut inspected) = self.inspected(tenant, image).await?;
         let (image, was_shrunk) = match &self.rules.shrink {
             None => (image, false),
@@ -158,7 +156,8 @@ impl Images {
         }
         let stripping = move || {
             let mut image = image;
-            let changed = strip(&mut image, inspected.format, metadata)?;
+            let Stripped { length, changed } = strip(&mut image, inspected.format, metadata)?;
+            image.truncate(length);
             Ok((image, changed))
         };
         let (bytes, changed) = self.in_turn(tenant, stripping).await?;
@@ -172,8 +171,8 @@ impl Images {
     async fn inspected(
         &self,
         tenant: &TenantId,
-        image: BytesMut,
-    ) -> Result<(BytesMut, Inspected), Unusable> {
+        image: Buffer,
+    ) -> Result<(Buffer, Inspected), Unusable> {
         if image.len() <= LOOKED_AT_IN_PLACE {
             let inspected = inspect(&image, &self.rules)?;
             return Ok((image, inspected));

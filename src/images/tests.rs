@@ -2,8 +2,11 @@
 
 use std::{fs, path::Path, sync::LazyLock};
 
-use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use prometheus_client::registry::Registry as MetricRegistry;
 use proptest::{prelude::*, sample::Index};
+
+use crate::{clock::Clock, in_flight::Budget};
 
 use super::*;
 
@@ -53,6 +56,17 @@ fn photo(name: &str) -> Vec<u8> {
     found.unwrap_or_else(|| panic!("no {name}")).1
 }
 
+fn buffer(bytes: &[u8]) -> Buffer {
+    let metrics = &mut MetricRegistry::default();
+    let largest = bytes.len() as u64;
+    let budget = Budget::new(u64::MAX, largest, Clock::manual(), metrics);
+    let tenant = "carper".parse().expect("an id");
+    let reserved = budget.reserve(&tenant, largest).now_or_never();
+    let mut buffer = reserved.expect("at once").expect("there is room");
+    buffer.extend_from_slice(bytes);
+    buffer
+}
+
 /// Where the picture ends.
 fn end(bytes: &[u8]) -> usize {
     match Format::announced(bytes).expect("an image") {
@@ -64,10 +78,11 @@ fn end(bytes: &[u8]) -> usize {
 }
 
 fn stripped(bytes: &[u8], metadata: Metadata) -> Result<(Vec<u8>, bool), Unusable> {
-    let mut image = BytesMut::from(bytes);
+    let mut image = bytes.to_vec();
     let format = Format::announced(bytes)?;
-    let changed = strip(&mut image, format, metadata)?;
-    Ok((image.to_vec(), changed))
+    let Stripped { length, changed } = strip(&mut image, format, metadata)?;
+    image.truncate(length);
+    Ok((image, changed))
 }
 
 /// What must hold of whatever is sent.
@@ -697,9 +712,8 @@ fn compressed_data_is_not_taken_for_something_else() {
 async fn a_large_image_waits_for_its_turn_and_a_small_one_for_nobody() {
     let mut large = photo("made/everywhere.png");
     large.resize(LOOKED_AT_IN_PLACE, b'<');
-    let small = BytesMut::from(&large[..]);
+    let small = large.clone();
     large.push(b'<');
-    let large = BytesMut::from(&large[..]);
     for metadata in [Metadata::Keep, Metadata::StripAll] {
         let images = Images {
             turns: Turns::new(1, u64::MAX),
@@ -710,10 +724,10 @@ async fn a_large_image_waits_for_its_turn_and_a_small_one_for_nobody() {
         };
         let tenant = "carper".parse().expect("an id");
         let others = images.turns.take(&tenant, 0).await;
-        let mut waits = Box::pin(images.accept(&tenant, large.clone()));
+        let mut waits = Box::pin(images.accept(&tenant, buffer(&large)));
         assert!(futures_util::poll!(&mut waits).is_pending());
         if metadata == Metadata::Keep {
-            let at_once = Box::pin(images.accept(&tenant, small.clone()));
+            let at_once = Box::pin(images.accept(&tenant, buffer(&small)));
             assert!(futures_util::poll!(at_once).is_ready());
         }
         drop(others);

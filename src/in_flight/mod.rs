@@ -1,7 +1,13 @@
 //! The memory of all uploads that are under way (`images.in_flight_bytes`). An upload reserves what
 //! it may need before its body is read, and gives it back when the last handle on its bytes is
 //! dropped, wherever that is. Whose turn it is when there is too little is `waiting.rs`'s rule.
+//!
+//! What it left is kept for the next ones for a moment (`spares.rs`), within the same bound: it goes as soon as its room
+//! is needed.
 
+mod buffer;
+mod memory;
+mod spares;
 mod waiting;
 
 use std::{
@@ -11,16 +17,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry as MetricRegistry,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{clock::Clock, tenants::TenantId};
 
+pub use buffer::Buffer;
+use memory::Memory;
+use spares::Spares;
 use waiting::{Ticket, Waiting};
 
 /// What an upload holds beside its image: what has come and isn't taken yet, and what is encoded and not sent yet.
@@ -29,15 +37,22 @@ pub const BESIDE_IMAGE: u64 = 128 * 1024;
 /// How long an upload waits for room.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long memory is kept that nobody takes, and at most twice as long.
+const SPARED_FOR: Duration = Duration::from_secs(1);
+
 /// Bounds what all uploads hold together. Cheap to clone.
 #[derive(Clone)]
 pub struct Budget(Arc<Parts>);
 
 struct Parts {
     total: u64,
+    /// The largest image.
+    largest: usize,
     /// What one upload may need: so much is only for tenants that have none under way.
     kept: u64,
     ledger: Mutex<Ledger>,
+    /// There is memory that nobody has.
+    spared: Notify,
     clock: Clock,
     in_flight: Gauge,
     waiting: Gauge,
@@ -48,7 +63,9 @@ struct Parts {
 struct Ledger {
     held: u64,
     tenants: HashMap<TenantId, Holding>,
-    waiting: Waiting<oneshot::Sender<Reservation>>,
+    /// Beside what is held, and no more than is left of all.
+    spares: Spares,
+    waiting: Waiting<oneshot::Sender<Buffer>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -145,8 +162,10 @@ impl Budget {
         );
         Self(Arc::new(Parts {
             total,
+            largest: usize::try_from(largest).unwrap_or(usize::MAX),
             kept: largest.saturating_add(BESIDE_IMAGE).min(total),
             ledger: Mutex::default(),
+            spared: Notify::new(),
             clock,
             in_flight,
             waiting,
@@ -154,12 +173,12 @@ impl Budget {
         }))
     }
 
-    /// So many bytes for an upload of that tenant, and what it holds beside them, where they are free within two
-    /// seconds: more than there are in all are as many as there are. Dropped, it waits no more.
+    /// Room for an upload of that tenant that has so many bytes at most, and for what it holds beside them, where it is free
+    /// within two seconds: more than there is in all is all there is. Dropped, it waits no more.
     ///
     /// # Errors
     /// [`Full`].
-    pub async fn reserve(&self, tenant: &TenantId, bytes: u64) -> Result<Reservation, Full> {
+    pub async fn reserve(&self, tenant: &TenantId, bytes: u64) -> Result<Buffer, Full> {
         let until = self.0.clock.instant() + PATIENCE;
         let (sender, receiver) = oneshot::channel();
         let ticket = {
@@ -182,11 +201,15 @@ impl Budget {
             budget: self,
             ticket,
         };
-        self.give_turns(None);
-        match self.0.clock.before(until, receiver).await {
-            Some(Ok(reservation)) => Ok(reservation),
-            Some(Err(_)) | None => Err(Full),
-        }
+        self.give_turns();
+        let Some(Ok(buffer)) = self.0.clock.before(until, receiver).await else {
+            return Err(Full);
+        };
+        // As large as any may be, so that it suits the next one too.
+        buffer.with_memory(self.0.largest).map_err(|error| {
+            tracing::error!(%error, "the system gives no memory for an upload");
+            Full
+        })
     }
 
     /// Counts an upload that was ended.
@@ -194,15 +217,33 @@ impl Budget {
         self.0.refused.get_or_create(&reason.label()).inc();
     }
 
-    /// Lets in who may come in now. The first whose image the memory suits that another one leaves gets it; else it is
-    /// freed first.
-    fn give_turns(&self, left: Option<BytesMut>) {
-        let mut left = left;
+    /// Gives memory back to the system that nobody has taken for a while. Without end.
+    pub async fn keep_lean(self) {
+        loop {
+            let until = self.0.clock.instant() + SPARED_FOR;
+            self.0.clock.sleep_until(until).await;
+            let (gone, is_all) = {
+                let mut ledger = self.ledger();
+                (ledger.spares.age(), ledger.spares.is_empty())
+            };
+            if !gone.is_empty() {
+                // It takes a tenth of a millisecond for each MB.
+                let _ = tokio::task::spawn_blocking(move || drop(gone)).await;
+            }
+            if is_all {
+                self.0.spared.notified().await;
+            }
+        }
+    }
+
+    /// Lets in who may come in now.
+    fn give_turns(&self) {
         loop {
             let mut ledger = self.ledger();
             let Ledger {
                 held,
                 tenants,
+                spares,
                 waiting,
             } = &mut *ledger;
             let holds = |tenant: &TenantId| tenants.get(tenant).copied().unwrap_or_default();
@@ -219,43 +260,49 @@ impl Budget {
             let Some((tenant, bytes, sender)) = next else {
                 return;
             };
-            let suits = |left: &mut BytesMut| {
-                let capacity = left.capacity() as u64;
-                (bytes.saturating_sub(BESIDE_IMAGE)..=bytes).contains(&capacity)
-            };
-            let memory = left.take_if(suits);
+            // What takes more than was asked for counts as what it takes, which is for when there is plenty.
+            let plenty = (self.0.total / 2).saturating_sub(held.saturating_add(BESIDE_IMAGE));
+            let image = bytes.saturating_sub(BESIDE_IMAGE);
+            let left = spares.take(image, plenty.min(image.saturating_mul(2)));
+            let takes = left.as_ref().map_or(0, Memory::touched);
+            let bytes = bytes.max(takes.saturating_add(BESIDE_IMAGE).min(self.0.total));
             *held += bytes;
             let holding = tenants.entry(tenant.clone()).or_default();
             holding.bytes += bytes;
             holding.uploads += 1;
+            let gone = spares.beyond(self.0.for_spares(*held));
             self.tell(&ledger);
             drop(ledger);
-            let reservation = Reservation {
-                budget: self.clone(),
-                tenant,
-                bytes,
-                memory,
-            };
-            // The room is given anew: what isn't handed on must not hold it as well.
-            drop(left.take());
+            // Before anything is written where there is room now.
+            drop(gone);
             // Who has left gives it back by not taking it. That needs the lock.
-            drop(sender.send(reservation));
+            drop(sender.send(Buffer::new(self.clone(), tenant, bytes, left)));
         }
     }
 
-    fn give_back(&self, tenant: &TenantId, bytes: u64, is_last: bool, memory: Option<BytesMut>) {
+    /// Takes back room that an upload doesn't need.
+    fn give_back(&self, tenant: &TenantId, bytes: u64) {
         let mut ledger = self.ledger();
-        ledger.held -= bytes;
-        if let Some(holding) = ledger.tenants.get_mut(tenant) {
-            holding.bytes -= bytes;
-            holding.uploads -= usize::from(is_last);
-            if holding.uploads == 0 {
-                ledger.tenants.remove(tenant);
-            }
-        }
+        ledger.give_back(tenant, bytes, false);
         self.tell(&ledger);
         drop(ledger);
-        self.give_turns(memory);
+        self.give_turns();
+    }
+
+    /// Takes back the room of an upload that is over, and its memory.
+    fn leave(&self, tenant: &TenantId, bytes: u64, left: Option<Memory>) {
+        let mut ledger = self.ledger();
+        ledger.give_back(tenant, bytes, true);
+        if let Some(memory) = left {
+            ledger.spares.put(memory);
+            self.0.spared.notify_one();
+        }
+        let room = self.0.for_spares(ledger.held);
+        let gone = ledger.spares.beyond(room);
+        self.tell(&ledger);
+        drop(ledger);
+        drop(gone);
+        self.give_turns();
     }
 
     fn tell(&self, ledger: &Ledger) {
@@ -292,84 +339,41 @@ impl Drop for Place<'_> {
         drop(ledger);
         if left {
             // It may have stood before somebody for whom there is room.
-            self.budget.give_turns(None);
+            self.budget.give_turns();
         }
     }
 }
 
-/// Room for one upload, given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    budget: Budget,
-    tenant: TenantId,
-    bytes: u64,
-    /// What another upload left, which had this room before.
-    memory: Option<BytesMut>,
+impl Parts {
+    /// How much memory may be kept that nobody has, beside what is held: an eighth stays free, for what requests and
+    /// the allocator hold beside images.
+    const fn for_spares(&self, held: u64) -> u64 {
+        (self.total - self.total / 8).saturating_sub(held)
+    }
 }
 
-impl Reservation {
-    /// Memory for an image of so many bytes at most: that of the upload before, where it suits, or new. What the allocator
-    /// is given back it gives back in its own time, and until then both would be held.
-    #[must_use]
-    pub fn memory(&mut self, bytes: usize) -> BytesMut {
-        let left = self.memory.take().filter(|left| left.capacity() >= bytes);
-        // All at once, so that it never moves. Pages that nothing is written to take no memory.
-        left.unwrap_or_else(|| BytesMut::with_capacity(bytes))
-    }
-
-    /// Keeps so many bytes, and gives the others back.
-    pub fn settle(&mut self, bytes: u64) {
-        let kept = bytes.saturating_add(BESIDE_IMAGE);
-        let surplus = self.bytes.saturating_sub(kept);
-        if surplus > 0 {
-            self.bytes -= surplus;
-            self.budget.give_back(&self.tenant, surplus, false, None);
+impl Ledger {
+    fn give_back(&mut self, tenant: &TenantId, bytes: u64, is_last: bool) {
+        self.held -= bytes;
+        if let Some(holding) = self.tenants.get_mut(tenant) {
+            holding.bytes -= bytes;
+            holding.uploads -= usize::from(is_last);
+            if holding.uploads == 0 {
+                self.tenants.remove(tenant);
+            }
         }
-    }
-
-    /// Those bytes, whose last handle gives the room back.
-    #[must_use]
-    pub fn hold(mut self, bytes: BytesMut) -> Bytes {
-        self.settle(bytes.len() as u64);
-        Bytes::from_owner(Held {
-            bytes,
-            reservation: self,
-        })
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let memory = self.memory.take();
-        self.budget
-            .give_back(&self.tenant, self.bytes, true, memory);
-    }
-}
-
-/// Bytes and the room that they take, which is given back with their memory.
-struct Held {
-    bytes: BytesMut,
-    reservation: Reservation,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut memory = std::mem::take(&mut self.bytes);
-        memory.clear();
-        self.reservation.memory = Some(memory);
-    }
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::Pin, task::Poll};
+    use std::{
+        future::Future,
+        pin::{Pin, pin},
+        task::Poll,
+    };
 
+    use bytes::Bytes;
     use futures_util::future::poll_immediate;
 
     use super::*;
@@ -387,8 +391,8 @@ mod tests {
         name.parse().expect("an id")
     }
 
-    /// The reservation where there is room for it now.
-    fn now(budget: &Budget, name: &str, bytes: u64) -> Option<Reservation> {
+    /// A buffer, where there is room for it now.
+    fn now(budget: &Budget, name: &str, bytes: u64) -> Option<Buffer> {
         let tenant = tenant(name);
         let mut reserving = Box::pin(budget.reserve(&tenant, bytes));
         match poll(&mut reserving) {
@@ -503,11 +507,26 @@ mod tests {
         assert!(poll(&mut small).is_ready());
     }
 
+    /// A photo that has arrived.
+    fn photo(budget: &Budget, name: &str, bytes: usize) -> Bytes {
+        let mut buffer = now(budget, name, bytes as u64).expect("there is room");
+        buffer.extend_from_slice(&vec![7; bytes]);
+        buffer.freeze()
+    }
+
+    fn spared(budget: &Budget) -> Vec<u64> {
+        let spares = std::mem::take(&mut budget.ledger().spares);
+        let mut spared = spares;
+        let all = std::iter::from_fn(|| spared.take(u64::MAX, 0));
+        all.map(|memory| memory.touched()).collect()
+    }
+
     #[test]
     fn what_is_not_needed_goes_back_at_once_and_the_rest_with_the_last_clone() {
         let (budget, _clock) = budget(20 * MIB);
-        let reservation = now(&budget, "a", 12 * MIB).expect("there is room");
-        let bytes = reservation.hold(BytesMut::from(&b"photo"[..]));
+        let mut buffer = now(&budget, "a", 12 * MIB).expect("there is room");
+        buffer.extend_from_slice(b"photo");
+        let bytes = buffer.freeze();
         assert_eq!(held(&budget), 5 + BESIDE_IMAGE as i64);
         let mut clone = bytes.clone();
         let part = clone.split_to(2);
@@ -519,51 +538,89 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_gets_the_memory_with_the_room_where_it_suits() {
+    fn what_was_written_is_held_though_it_was_cut() {
+        let (budget, _clock) = budget(20 * MIB);
+        let mut buffer = now(&budget, "a", 12 * MIB).expect("there is room");
+        buffer.extend_from_slice(&[7; 1000]);
+        buffer.truncate(10);
+        buffer.settle();
+        assert_eq!(held(&budget), 1000 + BESIDE_IMAGE as i64);
+        assert_eq!(*buffer, [7; 10]);
+        drop(buffer);
+        assert_eq!(held(&budget), 0);
+    }
+
+    #[test]
+    fn what_is_made_of_an_image_has_its_room() {
+        let (budget, _clock) = budget(20 * MIB);
+        let mut buffer = now(&budget, "a", 12 * MIB).expect("there is room");
+        buffer.extend_from_slice(&[7; 1000]);
+        buffer.clear();
+        assert!(buffer.is_empty());
+        assert_eq!(held(&budget), (12 * MIB + BESIDE_IMAGE) as i64);
+        buffer.replace(vec![8; 100]);
+        let bytes = buffer.freeze();
+        assert_eq!(bytes, [8; 100][..]);
+        assert_eq!(held(&budget), 100 + BESIDE_IMAGE as i64);
+        drop(bytes);
+        assert_eq!(held(&budget), 0);
+        assert!(spared(&budget).is_empty(), "the memory went before");
+    }
+
+    #[test]
+    fn the_next_upload_gets_the_memory_of_the_one_before() {
         const SIZE: usize = 8 << 20;
-        for (next, is_handed_on) in [
-            (SIZE, true),
-            (SIZE - 1000, true),
-            (SIZE + 1, false),
-            (SIZE / 2, false),
+        for (next, is_handed_on, takes) in [
+            (SIZE, true, SIZE),
+            (SIZE + 1, true, SIZE + 1),
+            // It is less than half of all.
+            (SIZE - 1, true, SIZE),
         ] {
             let (budget, _clock) = budget(24 * MIB);
-            let a = tenant("a");
-            let mut first = now(&budget, "a", SIZE as u64).expect("there is room");
-            let mut memory = first.memory(SIZE);
-            memory.extend_from_slice(&[7; SIZE]);
-            let (at, photo) = (memory.as_ptr(), first.hold(memory));
-            let mut waits = Box::pin(budget.reserve(&a, next as u64));
-            assert!(poll(&mut waits).is_pending());
-            drop(photo);
-            let Poll::Ready(Ok(mut second)) = poll(&mut waits) else {
-                panic!("there is room");
+            let at = {
+                let first = photo(&budget, "a", SIZE);
+                first.as_ptr()
             };
-            assert_eq!(second.memory.is_some(), is_handed_on, "{next}");
-            let memory = second.memory(next);
-            assert!(memory.is_empty() && memory.capacity() >= next);
-            assert!(!is_handed_on || memory.as_ptr() == at, "{next}");
+            let second = photo(&budget, "b", next);
+            assert_eq!(second.as_ptr() == at, is_handed_on, "{next}");
+            assert_eq!(second, vec![7; next]);
+            let takes = takes as u64 + BESIDE_IMAGE;
+            assert_eq!(held(&budget), takes as i64, "{next}");
         }
     }
 
     #[test]
-    fn memory_that_was_handed_on_is_not_made_to_grow() {
-        const SIZE: usize = 8 << 20;
+    fn memory_that_nobody_has_never_takes_room() {
         let (budget, _clock) = budget(24 * MIB);
-        let a = tenant("a");
-        let mut first = now(&budget, "a", SIZE as u64).expect("there is room");
-        let mut memory = first.memory(SIZE);
-        memory.extend_from_slice(&[7; SIZE]);
-        let photo = first.hold(memory);
-        let mut waits = Box::pin(budget.reserve(&a, SIZE as u64));
-        assert!(poll(&mut waits).is_pending());
-        drop(photo);
-        let Poll::Ready(Ok(mut next)) = poll(&mut waits) else {
-            panic!("there is room");
+        let photos = [("a", 8 << 20), ("b", 7 << 20), ("c", 6 << 20)];
+        drop(photos.map(|(name, size)| photo(&budget, name, size)));
+        let large = photo(&budget, "a", 12 << 20);
+        // What is left takes more than was asked for, and half of all is held.
+        let small = photo(&budget, "b", 1 << 20);
+        let takes = 13 * MIB + 2 * BESIDE_IMAGE;
+        assert_eq!(held(&budget), takes as i64, "it counts as what it is");
+        assert_eq!(spared(&budget), [6 * MIB], "one grew, one was in the way");
+        drop(small);
+        drop(large);
+    }
+
+    #[tokio::test]
+    async fn memory_that_nobody_takes_goes_back_to_the_system() {
+        let (budget, clock) = budget(24 * MIB);
+        let mut lean = pin!(budget.clone().keep_lean());
+        let mut passes = async |seconds: u32| {
+            for _ in 0..seconds {
+                assert!(poll_immediate(&mut lean).await.is_none());
+                clock.advance(SPARED_FOR);
+            }
+            assert!(poll_immediate(&mut lean).await.is_none());
         };
-        assert!(next.memory.is_some(), "it suits");
-        let memory = next.memory(SIZE + 1);
-        assert!(memory.capacity() > SIZE, "it is another one");
+        passes(3).await;
+        drop(photo(&budget, "a", 1000));
+        passes(1).await;
+        assert!(!budget.ledger().spares.is_empty(), "the next one may come");
+        passes(1).await;
+        assert!(budget.ledger().spares.is_empty());
     }
 
     #[test]

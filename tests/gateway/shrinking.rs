@@ -2,8 +2,9 @@
 
 use std::io::Cursor;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use exif::{In, Tag, Value};
+use futures_util::FutureExt as _;
 use image::{
     DynamicImage, ExtendedColorType, ImageDecoder as _, ImageEncoder, ImageReader, Rgb, RgbImage,
     Rgba, RgbaImage,
@@ -11,7 +12,12 @@ use image::{
     imageops::FilterType,
     metadata::Orientation,
 };
-use llavero::images::{Fitted, Format, Shrink, Shrinker, Unusable};
+use llavero::{
+    clock::Clock,
+    images::{Fitted, Format, Shrink, Shrinker, Unusable},
+    in_flight::{BESIDE_IMAGE, Budget, Buffer},
+};
+use prometheus_client::registry::Registry;
 use reqwest::multipart::{Form, Part};
 
 use crate::harness::{World, photo, with_clave};
@@ -40,6 +46,17 @@ async fn kept(world: &World, image: &[u8]) -> Bytes {
     world.erp.imagen(&with_clave("carper"), id).unwrap().into()
 }
 
+/// As an upload has it that has arrived.
+fn buffer(image: &[u8]) -> Buffer {
+    let most = image.len() as u64 + BESIDE_IMAGE;
+    let budget = Budget::new(u64::MAX, most, Clock::manual(), &mut Registry::default());
+    let tenant = "carper".parse().unwrap();
+    let reserved = budget.reserve(&tenant, most).now_or_never();
+    let mut buffer = reserved.unwrap().unwrap();
+    buffer.extend_from_slice(image);
+    buffer
+}
+
 /// Of that longer side, straight from the gateway's own part.
 async fn shrunk(image: &[u8], format: Format, max_dimension: u32) -> Result<Fitted, Unusable> {
     let size = imagesize::blob_size(image).unwrap();
@@ -50,7 +67,7 @@ async fn shrunk(image: &[u8], format: Format, max_dimension: u32) -> Result<Fitt
     Shrinker::new(shrink, MAX_PIXELS)
         .shrink(
             &"carper".parse().unwrap(),
-            BytesMut::from(image),
+            buffer(image),
             format,
             size.width as u64,
             size.height as u64,
@@ -58,7 +75,7 @@ async fn shrunk(image: &[u8], format: Format, max_dimension: u32) -> Result<Fitt
         .await
 }
 
-async fn bytes(image: &[u8], format: Format, max_dimension: u32) -> BytesMut {
+async fn bytes(image: &[u8], format: Format, max_dimension: u32) -> Buffer {
     match shrunk(image, format, max_dimension).await.unwrap() {
         Fitted::Shrunk(shrunk) => {
             let picture = decoded(&shrunk.bytes);
@@ -450,7 +467,7 @@ async fn what_is_not_a_photo_stays_as_it_is() {
         (Format::Jpeg, &cmyk[..]),
     ] {
         match shrunk(image, format, 48).await.unwrap() {
-            Fitted::AsItWas(bytes) => assert!(bytes == image),
+            Fitted::AsItWas(bytes) => assert!(*bytes == *image),
             Fitted::Shrunk(_) => panic!("{} was changed", format.name()),
         }
     }
@@ -467,8 +484,7 @@ async fn a_header_that_says_less_than_the_decoder_finds_is_refused() {
         let shrinker = Shrinker::new(shrink, MAX_PIXELS);
         let tenant = "carper".parse().unwrap();
         for (width, height) in [(96, 63), (95, 64), (64, 96), (9600, 64)] {
-            let fitted =
-                shrinker.shrink(&tenant, BytesMut::from(&image[..]), format, width, height);
+            let fitted = shrinker.shrink(&tenant, buffer(&image), format, width, height);
             assert_eq!(fitted.await.unwrap_err(), Unusable::Damaged);
         }
     }

@@ -1,13 +1,12 @@
 //! The fields of an upload's form, gathered as they come.
 
-use bytes::BytesMut;
-
 use crate::{
     extract::{
         body::Limit,
         digest::Promised,
         multipart::{Event, Head},
     },
+    in_flight::Buffer,
     problem::{Code, FieldError, Problem},
 };
 
@@ -18,7 +17,7 @@ const MAX_TEXT: usize = 4 * 1024;
 
 /// A form whose fields are all there.
 pub(super) struct Whole {
-    pub imagen: BytesMut,
+    pub imagen: Buffer,
     pub sha256: [u8; 32],
     pub proceso: Option<String>,
     pub titulo: Option<String>,
@@ -27,10 +26,10 @@ pub(super) struct Whole {
 /// A form whose fields come in any order, each once.
 pub(super) struct Form {
     max_bytes: u64,
-    /// Where the image is to be.
-    memory: BytesMut,
+    /// Where the image is to be, until it begins.
+    memory: Option<Buffer>,
     open: Open,
-    imagen: Option<(BytesMut, [u8; 32])>,
+    imagen: Option<(Buffer, [u8; 32])>,
     texts: [Option<String>; TEXTS.len()],
 }
 
@@ -41,16 +40,16 @@ const CHARSET: usize = 2;
 /// The part that is being read.
 enum Open {
     None,
-    Imagen { bytes: BytesMut, promised: Promised },
+    Imagen { bytes: Buffer, promised: Promised },
     Text { which: usize, bytes: Vec<u8> },
 }
 
 impl Form {
-    /// For an image of so many bytes at most, to be there: it has room for whatever can be in the body.
-    pub(super) fn new(max_bytes: u64, memory: BytesMut) -> Self {
+    /// For an image of so many bytes at most, which is to be there.
+    pub(super) fn new(max_bytes: u64, memory: Buffer) -> Self {
         Self {
             max_bytes,
-            memory,
+            memory: Some(memory),
             open: Open::None,
             imagen: None,
             texts: Default::default(),
@@ -75,13 +74,12 @@ impl Form {
         let which = TEXTS.iter().position(|it| *it == name);
         let is_there = match which {
             Some(which) => self.texts[which].is_some(),
-            None if name == "imagen" => self.imagen.is_some(),
+            None if name == "imagen" => self.memory.is_none(),
             None => return Err(unknown(name)),
         };
         // One such part is enough to refuse; a sender of thousands isn't worth reading on.
         if is_there {
-            let twice = "The part was sent more than once; send it once.";
-            return Err(invalid(name, twice));
+            return Err(twice(name));
         }
         if head.is_encoded() {
             let detail = format!(
@@ -98,7 +96,7 @@ impl Form {
             None => Open::Imagen {
                 promised: Promised::with_sha256(&head.fields)
                     .map_err(|broken| of_part("imagen", &broken))?,
-                bytes: std::mem::take(&mut self.memory),
+                bytes: self.memory.take().ok_or_else(|| twice(name))?,
             },
         };
         Ok(())
@@ -177,6 +175,10 @@ impl Form {
     }
 }
 
+fn twice(name: &str) -> Problem {
+    invalid(name, "The part was sent more than once; send it once.")
+}
+
 fn invalid(name: &str, detail: &'static str) -> Problem {
     Problem::of(Code::ValidationFailed).with_errors(vec![FieldError::body(name, detail)])
 }
@@ -193,13 +195,25 @@ fn unknown(name: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use http::HeaderMap;
+    use prometheus_client::registry::Registry as MetricRegistry;
+
+    use crate::{clock::Clock, in_flight::Budget};
 
     use super::*;
 
+    fn buffer(largest: u64) -> Buffer {
+        let metrics = &mut MetricRegistry::default();
+        let budget = Budget::new(u64::MAX, largest, Clock::manual(), metrics);
+        let tenant = "carper".parse().expect("an id");
+        let reserved = budget.reserve(&tenant, largest).now_or_never();
+        reserved.expect("at once").expect("there is room")
+    }
+
     #[test]
     fn an_image_stays_where_it_was_put_first() {
-        let mut form = Form::new(100_000, BytesMut::with_capacity(100_000));
+        let mut form = Form::new(100_000, buffer(100_000));
         let (name, fields) = ("imagen".to_owned(), HeaderMap::new());
         form.take(Event::Part(Head { name, fields }))
             .expect("is known");

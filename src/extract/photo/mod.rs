@@ -166,13 +166,12 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     }
     let most = length.unwrap_or(limit);
     let reserved = intake.budget.reserve(tenant, most).await;
-    let mut reservation = reserved.map_err(|full| Refused::new(Reason::Overloaded, full.into()))?;
+    let memory = reserved.map_err(|full| Refused::new(Reason::Overloaded, full.into()))?;
 
     let mut body = Paced::new(body, intake.patience, &intake.clock);
-    let largest = usize::try_from(most.min(rules.max_bytes)).unwrap_or(usize::MAX);
     let mut arriving = Arriving {
         reader: Reader::new(boundary),
-        form: Form::new(rules.max_bytes, reservation.memory(largest)),
+        form: Form::new(rules.max_bytes, memory),
         promised,
         max_bytes: rules.max_bytes,
         left: usize::try_from(limit).unwrap_or(usize::MAX),
@@ -189,12 +188,12 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         }
     }
     let Whole {
-        imagen,
+        mut imagen,
         sha256,
         proceso,
         titulo,
     } = arriving.finish()?;
-    reservation.settle(imagen.len() as u64);
+    imagen.settle();
     let bytes = i64::try_from(imagen.len()).unwrap_or(i64::MAX);
     receiving.set("llavero.image.bytes", bytes);
     drop(receiving);
@@ -207,7 +206,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         is_original,
     } = accepted.map_err(|unusable| Problem::of_image(unusable, rules))?;
     Ok(Photo {
-        imagen: reservation.hold(bytes),
+        imagen: bytes.freeze(),
         inspected,
         sha256,
         is_original,

@@ -2,11 +2,12 @@
 
 use std::{iter, ops::Range};
 
-use bytes::{BufMut as _, BytesMut};
 use image::{ExtendedColorType, ImageEncoder as _, codecs::jpeg::JpegEncoder};
 use memchr::memmem;
 use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 use zune_jpeg::JpegDecoder;
+
+use crate::in_flight::Buffer;
 
 use super::{
     Fitted, Format, Shrink, Unusable,
@@ -97,14 +98,14 @@ pub(super) fn bytes_a_pixel(bytes: &[u8]) -> u64 {
 
 /// Takes the end marker away. A decoder that meets it early makes up the rest; without it, it runs
 /// out of bytes and says so, unless less than a row of blocks is missing.
-fn leave_the_end_open(image: &mut BytesMut, scan_at: usize) {
+fn leave_the_end_open(image: &mut Buffer, scan_at: usize) {
     if let Some(end) = memmem::find(&image[scan_at..], &END_OF_IMAGE) {
         image.truncate(scan_at + end);
-        image.put_bytes(0, PADDING);
+        image.extend_from_slice(&[0; PADDING]);
     }
 }
 
-pub(super) fn shrink(mut image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
+pub(super) fn shrink(mut image: Buffer, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
     let turn = super::turn(&image, Format::Jpeg);
     let head = Head::read(&image);
     let (space, channels) = match head.components {
@@ -138,12 +139,12 @@ pub(super) fn shrink(mut image: BytesMut, size: Size, shrink: Shrink) -> Result<
     let profile = decoder.icc_profile();
     drop(decoder);
     let exif = head.exif.and_then(|exif| Exif::read(&image[exif]));
-    // Its room is needed now.
-    drop(image);
+    // The memory is needed now.
+    image.clear();
 
     let picture = picture.fit(shrink.max_dimension, turn)?;
     let Size { width, height } = picture.size;
-    let mut out = BytesMut::with_capacity(picture.size.pixels() / 4).writer();
+    let mut out = Vec::with_capacity(picture.size.pixels() / 4);
     let mut encoder = JpegEncoder::new_with_quality(&mut out, shrink.quality);
     let kind = match channels {
         Channels::Gray => ExtendedColorType::L8,
@@ -159,5 +160,5 @@ pub(super) fn shrink(mut image: BytesMut, size: Size, shrink: Shrink) -> Result<
     encoder
         .write_image(&picture.pixels, width, height, kind)
         .map_err(|_| Unusable::Damaged)?;
-    Ok(Fitted::shrunk(out.into_inner(), picture.size))
+    Ok(Fitted::shrunk(image, out, picture.size))
 }

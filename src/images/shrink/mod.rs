@@ -21,9 +21,9 @@ mod webp;
 
 use std::{num::NonZero, thread::available_parallelism};
 
-use crate::tenants::TenantId;
-use bytes::BytesMut;
 use image::metadata::Orientation;
+
+use crate::{in_flight::Buffer, tenants::TenantId};
 
 use self::picture::{Channels, Size};
 use super::{Format, Unusable, orientation, turns::Turns};
@@ -55,7 +55,7 @@ pub struct Shrinker {
 #[derive(Debug)]
 pub enum Fitted {
     /// The bytes that were given.
-    AsItWas(BytesMut),
+    AsItWas(Buffer),
     /// Others.
     Shrunk(Shrunk),
 }
@@ -64,7 +64,7 @@ pub enum Fitted {
 #[derive(Debug)]
 pub struct Shrunk {
     /// The file.
-    pub bytes: BytesMut,
+    pub bytes: Buffer,
     /// In pixels, as it is to be seen.
     pub width: u64,
     /// In pixels, as it is to be seen.
@@ -72,9 +72,11 @@ pub struct Shrunk {
 }
 
 impl Fitted {
-    fn shrunk(bytes: BytesMut, size: Size) -> Self {
+    /// Those bytes, in the room of the ones that they were made of.
+    fn shrunk(mut room: Buffer, bytes: Vec<u8>, size: Size) -> Self {
+        room.replace(bytes);
         Self::Shrunk(Shrunk {
-            bytes,
+            bytes: room,
             width: size.width.into(),
             height: size.height.into(),
         })
@@ -82,7 +84,7 @@ impl Fitted {
 }
 
 /// How a format's pictures are made smaller.
-type How = fn(BytesMut, Size, Shrink) -> Result<Fitted, Unusable>;
+type How = fn(Buffer, Size, Shrink) -> Result<Fitted, Unusable>;
 
 impl Shrinker {
     /// With a place for each core, and two at most, and memory for a picture of so many pixels.
@@ -104,7 +106,7 @@ impl Shrinker {
     pub async fn shrink(
         &self,
         tenant: &TenantId,
-        image: BytesMut,
+        image: Buffer,
         format: Format,
         width: u64,
         height: u64,

@@ -3,8 +3,9 @@
 
 use std::io::Cursor;
 
-use bytes::{BufMut as _, BytesMut};
 use png::{BitDepth, ColorType, Decoder, Encoder, Info, Limits, Transformations, chunk::ChunkType};
+
+use crate::in_flight::Buffer;
 
 use super::{
     Fitted, Format, Shrink, Unusable,
@@ -17,7 +18,7 @@ pub(super) const BYTES_A_PIXEL: u64 = 4;
 /// What the decoder may take beside the pixels: rows of 65,535 and profiles need far less.
 const BESIDE_PIXELS: usize = 16 << 20;
 
-pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
+pub(super) fn shrink(mut image: Buffer, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
     let turn = super::turn(&image, Format::Png);
     let limits = Limits {
         bytes: BESIDE_PIXELS,
@@ -52,15 +53,15 @@ pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitt
     let code_points = reader.info().coding_independent_code_points;
     let exif = reader.info().exif_metadata.as_deref().and_then(Exif::read);
     drop(reader);
-    // Its room is needed now.
-    drop(image);
+    // The memory is needed now.
+    image.clear();
 
     let picture = picture.fit(shrink.max_dimension, turn)?;
     let Size { width, height } = picture.size;
     (info.width, info.height) = (width, height);
     (info.color_type, info.bit_depth) = (color, BitDepth::Eight);
     info.exif_metadata = exif.map(|exif| exif.of_shrunk(width, height).into());
-    let mut out = BytesMut::with_capacity(picture.pixels.len() / 2).writer();
+    let mut out = Vec::with_capacity(picture.pixels.len() / 2);
     let mut writer = Encoder::with_info(&mut out, info)
         .and_then(Encoder::write_header)
         .map_err(|_| Unusable::Damaged)?;
@@ -79,7 +80,7 @@ pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitt
         .write_image_data(&picture.pixels)
         .and_then(|()| writer.finish())
         .map_err(|_| Unusable::Damaged)?;
-    Ok(Fitted::shrunk(out.into_inner(), picture.size))
+    Ok(Fitted::shrunk(image, out, picture.size))
 }
 
 /// What says how colours are meant, as far as the encoder writes it.

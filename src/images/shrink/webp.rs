@@ -2,9 +2,11 @@
 
 use std::io::Cursor;
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::BufMut as _;
 use image_webp::WebPDecoder;
 use webp::{PixelLayout, WebPConfig};
+
+use crate::in_flight::Buffer;
 
 use super::{
     Fitted, Format, Shrink, Unusable,
@@ -22,7 +24,7 @@ const HAS_PROFILE: u8 = 0b0010_0000;
 const HAS_ALPHA: u8 = 0b0001_0000;
 const HAS_EXIF: u8 = 0b0000_1000;
 
-pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
+pub(super) fn shrink(mut image: Buffer, size: Size, shrink: Shrink) -> Result<Fitted, Unusable> {
     let turn = super::turn(&image, Format::Webp);
     let mut decoder = WebPDecoder::new(Cursor::new(&image[..])).map_err(|_| Unusable::Damaged)?;
     if decoder.is_animated() {
@@ -47,8 +49,8 @@ pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitt
     let exif = decoder.exif_metadata().map_err(|_| Unusable::Damaged)?;
     let exif = exif.as_deref().and_then(Exif::read);
     drop(decoder);
-    // Its room is needed now.
-    drop(image);
+    // The memory is needed now.
+    image.clear();
 
     let picture = picture.fit(shrink.max_dimension, turn)?;
     let Size { width, height } = picture.size;
@@ -56,7 +58,7 @@ pub(super) fn shrink(image: BytesMut, size: Size, shrink: Shrink) -> Result<Fitt
     let exif = exif.map(|exif| exif.of_shrunk(width, height));
     let out = contain(&encoded, picture.size, profile.as_deref(), exif.as_deref())
         .ok_or(Unusable::Damaged)?;
-    Ok(Fitted::shrunk(out, picture.size))
+    Ok(Fitted::shrunk(image, out, picture.size))
 }
 
 fn encode(picture: &Picture, is_lossy: bool, quality: u8) -> Result<webp::WebPMemory, Unusable> {
@@ -80,7 +82,7 @@ fn contain(
     size: Size,
     profile: Option<&[u8]>,
     exif: Option<&[u8]>,
-) -> Option<BytesMut> {
+) -> Option<Vec<u8>> {
     if profile.is_none() && exif.is_none() {
         return Some(encoded.into());
     }
@@ -108,7 +110,7 @@ fn contain(
         .flatten()
         .map(<[u8]>::len)
         .sum::<usize>();
-    let mut out = BytesMut::with_capacity(encoded.len() + beside + 64);
+    let mut out = Vec::with_capacity(encoded.len() + beside + 64);
     out.put_slice(b"RIFF\0\0\0\0WEBP");
     put_chunk(&mut out, *b"VP8X", &extended)?;
     if let Some(profile) = profile {
@@ -123,7 +125,7 @@ fn contain(
     Some(out)
 }
 
-fn put_chunk(out: &mut BytesMut, name: [u8; 4], data: &[u8]) -> Option<()> {
+fn put_chunk(out: &mut Vec<u8>, name: [u8; 4], data: &[u8]) -> Option<()> {
     out.put_slice(&name);
     out.put_u32_le(u32::try_from(data.len()).ok()?);
     out.put_slice(data);

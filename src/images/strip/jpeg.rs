@@ -1,8 +1,6 @@
 //! JPEG segments that stay: tables, frames and scans, JFIF, EXIF, ICC profiles and Adobe's colour transform.
 
-use bytes::BytesMut;
-
-use super::{Compaction, Exif, Unusable};
+use super::{Compaction, Exif, Stripped, Unusable};
 use crate::images::jpeg::{
     self, ADOBE, APP0, APP1, APP2, APP14, APP15, COMMENT, END, JFIF, START, START_OF_SCAN,
 };
@@ -10,7 +8,7 @@ use crate::images::jpeg::{
 /// A marker and a length.
 const SEGMENT_HEAD: usize = 4;
 
-pub(super) fn strip(image: &mut BytesMut, mut exif: Exif) -> Result<bool, Unusable> {
+pub(super) fn strip(image: &mut [u8], mut exif: Exif) -> Result<Stripped, Unusable> {
     let mut kept = Compaction::of(image, START.len());
     let mut at = START.len();
     loop {

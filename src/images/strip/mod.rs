@@ -12,17 +12,27 @@ mod webp;
 
 use std::ops::Range;
 
-use bytes::BytesMut;
-
 use super::{Format, Metadata, Unusable, exif::Rewritten, orientation};
 
-/// Removes metadata from an image that was inspected. Whether anything changed.
+/// What is left of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripped {
+    /// Its bytes: so many of the first. Those behind them are nothing.
+    pub length: usize,
+    /// Whether they are others than it had.
+    pub changed: bool,
+}
+
+/// Removes metadata from an image that was inspected, within its bytes.
 ///
 /// # Errors
 /// The image is damaged, or its format's metadata can't be removed.
-pub fn strip(image: &mut BytesMut, format: Format, metadata: Metadata) -> Result<bool, Unusable> {
+pub fn strip(image: &mut [u8], format: Format, metadata: Metadata) -> Result<Stripped, Unusable> {
     if metadata == Metadata::Keep {
-        return Ok(false);
+        return Ok(Stripped {
+            length: image.len(),
+            changed: false,
+        });
     }
     let exif = Exif::of(image, format, metadata);
     match format {
@@ -81,7 +91,7 @@ impl Exif {
 
 /// Bytes of which some stay: read from front to back, and moved forward.
 struct Compaction<'a> {
-    image: &'a mut BytesMut,
+    image: &'a mut [u8],
     /// How many of the first are as they will be.
     done: usize,
     changed: bool,
@@ -89,7 +99,7 @@ struct Compaction<'a> {
 
 impl<'a> Compaction<'a> {
     /// With so many first bytes that stay.
-    fn of(image: &'a mut BytesMut, head: usize) -> Self {
+    fn of(image: &'a mut [u8], head: usize) -> Self {
         Self {
             image,
             done: head,
@@ -121,10 +131,11 @@ impl<'a> Compaction<'a> {
         self.done += bytes.len();
     }
 
-    /// Ends the image where what stays ends. Whether it isn't what it was.
-    fn finish(self) -> bool {
-        let is_shorter = self.done < self.image.len();
-        self.image.truncate(self.done);
-        self.changed || is_shorter
+    /// The image ends where what stays ends.
+    const fn finish(self) -> Stripped {
+        Stripped {
+            length: self.done,
+            changed: self.changed || self.done < self.image.len(),
+        }
     }
 }

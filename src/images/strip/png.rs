@@ -1,8 +1,6 @@
 //! PNG chunks that stay: the picture's, its animation's, its colours', EXIF and, where only the place goes, the time.
 
-use bytes::BytesMut;
-
-use super::{Compaction, Exif, Unusable};
+use super::{Compaction, Exif, Stripped, Unusable};
 use crate::images::Metadata;
 use crate::images::png::{self, FRAME, SIGNATURE};
 
@@ -12,10 +10,10 @@ const PICTURE: [&[u8; 4]; 20] = [
 ];
 
 pub(super) fn strip(
-    image: &mut BytesMut,
+    image: &mut [u8],
     mut exif: Exif,
     metadata: Metadata,
-) -> Result<bool, Unusable> {
+) -> Result<Stripped, Unusable> {
     let mut kept = Compaction::of(image, SIGNATURE);
     let mut at = SIGNATURE;
     loop {

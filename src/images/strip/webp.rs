@@ -1,15 +1,13 @@
 //! WebP chunks that stay: the picture's, its animation's, its colours' and EXIF.
 
-use bytes::BytesMut;
-
-use super::{Compaction, Exif, Unusable};
+use super::{Compaction, Exif, Stripped, Unusable};
 use crate::images::webp::{self, CHUNK_HEAD, Chunk, FRAME_HEAD, HEAD};
 
 /// `VP8X` says what there is (RFC 9649 §2.7.1).
 const HAS_EXIF: u8 = 0x08;
 const HAS_XMP: u8 = 0x04;
 
-pub(super) fn strip(image: &mut BytesMut, mut exif: Exif) -> Result<bool, Unusable> {
+pub(super) fn strip(image: &mut [u8], mut exif: Exif) -> Result<Stripped, Unusable> {
     let end = webp::end(image).ok_or(Unusable::Damaged)?;
     let mut kept = Compaction::of(image, HEAD);
     let mut at = HEAD;
