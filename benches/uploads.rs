@@ -51,6 +51,8 @@ const PHOTO: usize = 8_000_000;
 const MIXED: [usize; 8] = [
     2_000_000, 12_000_000, 5_000_000, 9_000_000, 3_000_000, 11_000_000, 4_000_000, 7_000_000,
 ];
+/// Whose uploads they are.
+const TENANTS: [&str; 4] = ["norte", "sur", "este", "oeste"];
 const SMALL_PHOTO: usize = 100_000;
 /// How often a client asks again after a 503.
 const MOST_ATTEMPTS: usize = 60;
@@ -160,18 +162,21 @@ fn full_of(filling: &[u8], size: usize) -> Vec<u8> {
 fn memory() -> bool {
     const MB: f64 = 1e6;
     let sink = sink(ERP_TAKES);
-    println!("\n| uploads | at once | idle | peak above idle | bound | afterwards | 201 | 503 |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "\n| uploads | at once | tenants | idle | peak above idle | bound | afterwards | 201 | 503 |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     let whole = (AT_ONCE * PHOTO) as u64;
     let default = 512 << 20;
     let small = 128 << 20;
     let mut holds = true;
-    for (sizes, at_once, in_flight, allowed) in [
-        (&[5_000_000][..], 1, default, 0),
-        (&[12_000_000], 1, default, 0),
-        (&[PHOTO], AT_ONCE, default, whole),
-        (&[PHOTO], AT_ONCE, small, small),
-        (&MIXED, AT_ONCE, small, small),
+    for (sizes, at_once, tenants, in_flight, allowed) in [
+        (&[5_000_000][..], 1, 1, default, 0),
+        (&[12_000_000], 1, 1, default, 0),
+        (&[PHOTO], AT_ONCE, 1, default, whole),
+        (&[PHOTO], AT_ONCE, 1, small, small),
+        (&MIXED, AT_ONCE, 1, small, small),
+        (&MIXED, AT_ONCE, TENANTS.len(), small, small),
     ] {
         let bound = match at_once {
             1 => (sizes[0] as f64 * MARGIN) as u64 + ONE_UPLOAD_MARGIN,
@@ -186,7 +191,12 @@ fn memory() -> bool {
         let forms: Vec<_> = sizes.iter().map(|size| form(*size)).collect();
         let refused: usize = thread::scope(|scope| {
             let uploads: Vec<_> = (0..at_once)
-                .map(|order| (gateway.client(order), &forms[order % forms.len()]))
+                .map(|order| {
+                    // Each tenant has photos of each size.
+                    let tenant = TENANTS[order / forms.len() % tenants];
+                    let client = Client::of(tenant, gateway.at, order);
+                    (client, &forms[order % forms.len()])
+                })
                 .map(|(client, form)| scope.spawn(|| client.until_accepted(form)))
                 .collect();
             uploads
@@ -198,7 +208,7 @@ fn memory() -> bool {
         let afterwards = gateway.settles(idle);
         holds &= above <= bound;
         println!(
-            "| {} MB, in_flight_bytes {} MiB | {at_once} | {:.1} MB | {:.1} MB{} | {:.1} MB | {:+.1} MB | {at_once} | {refused} |",
+            "| {} MB, in_flight_bytes {} MiB | {at_once} | {tenants} | {:.1} MB | {:.1} MB{} | {:.1} MB | {:+.1} MB | {at_once} | {refused} |",
             told(sizes),
             in_flight >> 20,
             idle as f64 / MB,
@@ -362,8 +372,12 @@ impl Gateway {
         let files = tempfile::tempdir().unwrap();
         let path = |name: &str| files.path().join(name);
         fs::create_dir(path("tenants")).unwrap();
-        let tenant = "clave: norte\ncredentials: {default: {api_key: sim-key-norte-default}}\n";
-        fs::write(path("tenants/norte.yaml"), tenant).unwrap();
+        for tenant in TENANTS {
+            let file = path("tenants").join(tenant).with_extension("yaml");
+            let key = format!("sim-key-{tenant}-default");
+            let tenant = format!("clave: {tenant}\ncredentials: {{default: {{api_key: {key}}}}}\n");
+            fs::write(file, tenant).unwrap();
+        }
         let (at, admin) = (free(), free());
         let config = format!(
             "server: {{listen: \"{at}\", admin_listen: \"{admin}\"}}\n\
@@ -417,9 +431,9 @@ fn free() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-fn token() -> String {
+fn token(tenant: &str) -> String {
     let claims = json!({
-        "iss": "bench", "aud": "llavero", "sub": "ana", "tenant": "norte",
+        "iss": "bench", "aud": "llavero", "sub": "ana", "tenant": tenant,
         "scope": "imagenes:write", "exp": 4_102_444_800_u64,
     });
     let key = EncodingKey::from_secret(SECRET.as_bytes());
@@ -491,11 +505,15 @@ impl Answer {
 
 impl Client {
     fn new(at: SocketAddr, order: usize) -> Self {
+        Self::of(TENANTS[0], at, order)
+    }
+
+    fn of(tenant: &str, at: SocketAddr, order: usize) -> Self {
         Self {
             at,
             connection: None,
             order: 21001 + order,
-            token: token(),
+            token: token(tenant),
         }
     }
 

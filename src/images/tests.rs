@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use prometheus_client::registry::Registry as MetricRegistry;
 use proptest::{prelude::*, sample::Index};
 
-use crate::{clock::Clock, in_flight::Budget};
+use crate::in_flight::Budget;
 
 use super::*;
 
@@ -59,7 +59,7 @@ fn photo(name: &str) -> Vec<u8> {
 fn buffer(bytes: &[u8]) -> Buffer {
     let metrics = &mut MetricRegistry::default();
     let largest = bytes.len() as u64;
-    let budget = Budget::new(u64::MAX, largest, Clock::manual(), metrics);
+    let budget = Budget::new(u64::MAX, largest, Default::default(), metrics);
     let tenant = "carper".parse().expect("an id");
     let reserved = budget.reserve(&tenant, largest).now_or_never();
     let mut buffer = reserved.expect("at once").expect("there is room");

@@ -15,10 +15,7 @@ use base64_simd::STANDARD;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{
-    in_flight::BESIDE_IMAGE,
-    telemetry::traces::{self, Span},
-};
+use crate::telemetry::traces::{self, Span};
 
 /// How the ERP wants an image (`upstream.image_encoding`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +45,8 @@ pub enum Payload {
 }
 
 /// Image bytes encoded at a time: a multiple of 3, so that no padding falls in the middle, and 8 KiB of base64. Small,
-/// since HTTP asks for 16 chunks before it writes them, all in one go: so much is held beside the image.
+/// since HTTP asks for 16 chunks before it writes them, all in one go: those 128 KiB are held beside the image.
 const CHUNK_BYTES: usize = 6 * 1024;
-const _: () = assert!((16 * CHUNK_BYTES / 3 * 4) as u64 <= BESIDE_IMAGE);
 
 /// `{"titulo": …, "proceso": …, "imagen": "<base64>"}`, encoded as it is read.
 pub(super) struct ImageBody {

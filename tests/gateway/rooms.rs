@@ -13,7 +13,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("operation", &[]),
     ("fair", &[]),
-    ("images", &["fair", "tenants"]),
+    ("images", &["fair", "in_flight", "tenants"]),
     ("process", &[]),
     ("i_json", &[]),
     ("idempotency", &["clock", "tenants"]),
