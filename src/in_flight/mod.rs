@@ -573,8 +573,10 @@ mod tests {
         for (next, is_handed_on, takes) in [
             (SIZE, true, SIZE),
             (SIZE + 1, true, SIZE + 1),
-            // It is less than half of all.
+            // It counts as what it takes, which is less than twice as much, and half of all is free.
             (SIZE - 1, true, SIZE),
+            (SIZE / 2, true, SIZE),
+            (SIZE / 2 - 1, false, SIZE / 2 - 1),
         ] {
             let (budget, _clock) = budget(24 * MIB);
             let at = {
@@ -592,16 +594,19 @@ mod tests {
     #[test]
     fn memory_that_nobody_has_never_takes_room() {
         let (budget, _clock) = budget(24 * MIB);
-        let photos = [("a", 8 << 20), ("b", 7 << 20), ("c", 6 << 20)];
+        let photos = [("a", 8 << 20), ("b", 5 << 20), ("c", 4 << 20)];
         drop(photos.map(|(name, size)| photo(&budget, name, size)));
         let large = photo(&budget, "a", 12 << 20);
         // What is left takes more than was asked for, and half of all is held.
-        let small = photo(&budget, "b", 1 << 20);
-        let takes = 13 * MIB + 2 * BESIDE_IMAGE;
+        let small = photo(&budget, "b", 2 << 20);
+        let takes = 14 * MIB + 2 * BESIDE_IMAGE;
         assert_eq!(held(&budget), takes as i64, "it counts as what it is");
-        assert_eq!(spared(&budget), [6 * MIB], "one grew, one was in the way");
-        drop(small);
-        drop(large);
+        // With 9 MiB of them less than an eighth of all were free.
+        assert_eq!(spared(&budget), [4 * MIB], "one grew, one was in the way");
+        drop((large, small));
+        let photos = [("a", 12 << 20), ("b", 10 << 20)];
+        drop(photos.map(|(name, size)| photo(&budget, name, size)));
+        assert_eq!(spared(&budget), [10 * MIB], "both would take all of it");
     }
 
     #[tokio::test]

@@ -345,6 +345,58 @@ async fn a_client_that_vanishes_frees_its_memory_at_once() {
     assert!(world.received().is_empty());
 }
 
+/// A JPEG of one pixel that is full of that byte, with a comment where it has one.
+fn filled(byte: u8, comment: usize, scan: usize) -> Vec<u8> {
+    let comment = match u16::try_from(comment + 2) {
+        Ok(2) => Vec::new(),
+        length => {
+            let length = length.unwrap().to_be_bytes();
+            [&b"\xff\xfe"[..], &length, &vec![byte; comment]].concat()
+        }
+    };
+    [
+        b"\xff\xd8",
+        &comment[..],
+        b"\xff\xc0\0\x0b\x08\0\x01\0\x01\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\x3f\0",
+        &vec![byte; scan],
+        b"\xff\xd9",
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn a_photo_has_nothing_of_those_that_had_its_memory_before() {
+    for metadata in ["keep", "strip-all"] {
+        let settings = format!("images: {{metadata: {metadata}, dedupe_window: 0}}\n");
+        let world = World::configured(&settings).await;
+        for (turn, scan) in [300_000, 20_000, 250_000, 1_000, 400_000, 390_000, 1]
+            .into_iter()
+            .enumerate()
+        {
+            let broken_off = form("", &filled(b'x', 10_000, 350_000));
+            let socket = upload(&world, broken_off.len(), &broken_off[..200_000]).await;
+            in_flight(&world, broken_off.len()).await;
+            drop(socket);
+            in_flight(&world, 0).await;
+
+            let (tenant, order) = [("carper", 11001), ("norte", 21001)][turn % 2];
+            let request = world
+                .bare(Method::POST, &format!("/v1/ordenes/{order}/imagenes"))
+                .bearer_auth(world.token(&json!({"tenant": tenant})));
+            let byte = b'a' + turn as u8;
+            let image = filled(byte, 40_000, scan);
+            let request = request.header("content-type", FORM).body(form("", &image));
+            let id = world.send(request).await.ok(201)["id"].as_u64().unwrap();
+            let kept = world.erp.imagen(&with_clave(tenant), id).unwrap();
+            let expected = match metadata {
+                "keep" => image,
+                _ => filled(byte, 0, scan),
+            };
+            assert!(kept == expected, "{metadata}, {turn}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_promises_no_length_reserves_what_it_may_have() {
     let world = World::configured("images: {max_bytes: 1MiB}\n").await;
