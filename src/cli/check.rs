@@ -4,7 +4,6 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
@@ -13,7 +12,7 @@ use crate::{
     telemetry::traces,
     tenants::{Clave, Credential, KeySlot, Loader, Presented, Tenants},
     tls,
-    upstream::{Failure, Jitter, Lane, Party, Request, Target, Upstream},
+    upstream::{Failure, Jitter, Upstream},
     watchlist::Watchlist,
 };
 
@@ -195,12 +194,12 @@ async fn try_credential(
     clave: &Clave,
     credential: &Arc<Credential>,
 ) -> Vec<Trial> {
-    let probe = async |key| upstream.probe(clave, credential, key).await.map(Some);
+    let probe = async |key: Option<KeySlot>| upstream.probe(clave, credential, key).await.map(Some);
     match credential.presented() {
         Presented::ApiKey(keys) => {
-            let mut trials = vec![("", probe(KeySlot::Present).await)];
+            let mut trials = vec![("", probe(Some(KeySlot::Present)).await)];
             if keys.key(KeySlot::Next).is_some() {
-                trials.push((" (next key)", probe(KeySlot::Next).await));
+                trials.push((" (next key)", probe(Some(KeySlot::Next)).await));
             }
             trials
         }
@@ -209,15 +208,7 @@ async fn try_credential(
             let is_in = login.is_ok();
             let mut trials = vec![(" (login)", login.map(|()| None))];
             if is_in {
-                let request = Request {
-                    clave,
-                    credential,
-                    target: &Target::cheapest(),
-                    party: &Party::alone(Lane::Trial),
-                    abandoned: &CancellationToken::new(),
-                    trace: &traces::Context::default(),
-                };
-                trials.push(("", upstream.get(request).await.map(Some)));
+                trials.push(("", probe(None).await));
             }
             trials
         }

@@ -24,6 +24,7 @@ mod rotation;
 mod session;
 mod target;
 mod tenants;
+mod trial;
 
 use std::{
     sync::Arc,
@@ -58,6 +59,7 @@ pub use paging::{Page, PageLinks, Unsealable};
 pub use queue::{Joining, Lane, Party};
 pub use retry::Jitter;
 pub use target::Target;
+use trial::Trial;
 
 use breaker::{Admission, Epoch, TRIAL_RETRY};
 use client::Client;
@@ -205,8 +207,8 @@ impl Upstream {
         Ok(self.request(request, None, None).await?.body)
     }
 
-    /// The body of a cheap `GET` with one key of a pair, whichever is active. Where the ERP
-    /// refuses it, nothing else is tried.
+    /// The body of a cheap `GET`: with that key of a pair, whichever is active, and where the ERP refuses it nothing else
+    /// is tried; or as any request is sent.
     ///
     /// # Errors
     /// Any answer but 2xx, or none.
@@ -214,17 +216,11 @@ impl Upstream {
         &self,
         clave: &Clave,
         credential: &Arc<Credential>,
-        key: KeySlot,
+        key: Option<KeySlot>,
     ) -> Result<Bytes, Failure> {
-        let request = Request {
-            clave,
-            credential,
-            target: &Target::cheapest(),
-            party: &Party::alone(Lane::Trial),
-            abandoned: &CancellationToken::new(),
-            trace: &Context::default(),
-        };
-        Ok(self.request(request, None, Some(key)).await?.body)
+        let trial = Trial::new();
+        let request = trial.request(clave, credential);
+        Ok(self.request(request, None, key).await?.body)
     }
 
     /// Sees to it that a credential that logs in has a session; others need none.
@@ -232,19 +228,13 @@ impl Upstream {
     /// # Errors
     /// [`Failure::CredentialRejected`] where the ERP refuses the login, or why there is no answer.
     pub async fn log_in(&self, clave: &Clave, credential: &Arc<Credential>) -> Result<(), Failure> {
-        let party = Party::alone(Lane::Trial);
-        let request = Request {
-            clave,
-            credential,
-            target: &Target::cheapest(),
-            party: &party,
-            abandoned: &CancellationToken::new(),
-            trace: &Context::default(),
-        };
+        let trial = Trial::new();
+        let request = trial.request(clave, credential);
         let identity = self.0.identity(credential);
         let until = self.0.clock.instant() + self.0.timeouts.answer;
         let epoch = self.admit(request)?;
-        let turn = party
+        let turn = request
+            .party
             .turn(&self.0.queues.of(credential.id()), until)
             .await?;
         let sending = Sending {
@@ -497,16 +487,9 @@ impl Upstream {
             match queue.turn(Lane::Trial, until).await {
                 Ok(turn) => {
                     queue.begin_gently();
-                    let trial = Request {
-                        clave: &clave,
-                        credential: &credential,
-                        target: &Target::cheapest(),
-                        party: &Party::alone(Lane::Trial),
-                        abandoned: &CancellationToken::new(),
-                        trace: &Context::default(),
-                    };
+                    let trial = Trial::new();
                     let sending = Sending {
-                        request: trial,
+                        request: trial.request(&clave, &credential),
                         payload: None,
                         epoch,
                         until,

@@ -4,14 +4,9 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
+use crate::tenants::{Credential, CredentialId, Presented, Tenant, TenantId};
 
-use crate::{
-    telemetry::traces::Context,
-    tenants::{Credential, CredentialId, Presented, Tenant, TenantId},
-};
-
-use super::{Lane, Party, Request, Target, Upstream, breaker::Admission};
+use super::{Upstream, breaker::Admission};
 
 /// Trials at once, whatever the number of tenants that are down: each may hang for its timeout.
 const TRIALS_AT_ONCE: usize = 16;
@@ -97,16 +92,8 @@ impl Upstream {
             health.drop(id);
             return;
         };
-        let request = Request {
-            clave,
-            credential,
-            target: &Target::cheapest(),
-            party: &Party::alone(Lane::Trial),
-            abandoned: &CancellationToken::new(),
-            trace: &Context::default(),
-        };
         // What came of it is noted like any other request's.
-        let _ = self.request(request, None, None).await;
+        let _ = self.probe(clave, credential, None).await;
         health.tried(id);
     }
 }

@@ -76,7 +76,7 @@ impl Upstream {
             return Ok(());
         };
         let seen = keys.active();
-        self.probe(clave, credential, KeySlot::Next).await?;
+        self.probe(clave, credential, Some(KeySlot::Next)).await?;
         if seen.slot == KeySlot::Present && keys.switch(seen) {
             tell_takeover(credential);
             self.0.health.accepted(credential.id());
