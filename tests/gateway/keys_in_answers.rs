@@ -46,6 +46,22 @@ async fn an_answer_with_a_key_is_withheld_whoever_s_it_is() {
 }
 
 #[tokio::test]
+async fn a_large_answer_is_searched_too() {
+    let world = World::start().await;
+    let filling = "x".repeat(1 << 20);
+    let own = key("carper", "default");
+    for (id, note) in [(11001, format!("{filling}{own}")), (11002, filling)] {
+        let orden = json!({"id": id, "nota": note});
+        world.erp.put_orden(&with_clave("carper"), id, orden);
+        let answer = world.get(&format!("/v1/ordenes/{id}")).await;
+        match id {
+            11001 => drop(answer.problem(500, "internal")),
+            _ => drop(answer.ok(200)),
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_login_gave_is_looked_for_too() {
     let login = "{login: {username: app, password: {file: ../app.password}, mode: api_key}}";
     let world = World::with_default(login, "").await;
