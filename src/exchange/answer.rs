@@ -97,6 +97,9 @@ pub enum ExchangeError {
         /// When to look again.
         retry_after: Duration,
     },
+    /// An earlier attempt may have been made, and the ERP couldn't be asked.
+    #[error("an earlier attempt can't be looked for: {0}")]
+    Unseen(Box<ExchangeError>),
     /// The caller wanted a kept answer and nothing else.
     #[error("nothing is kept, and the caller wants nothing else")]
     NotCached,
@@ -111,7 +114,7 @@ impl ExchangeError {
     pub fn is_certain(&self) -> bool {
         match self {
             Self::Upstream(failure) => failure.is_certain(),
-            Self::Changed | Self::Unsettled { .. } | Self::NotCached => true,
+            Self::Changed | Self::Unsettled { .. } | Self::Unseen(_) | Self::NotCached => true,
             Self::Unfit(_) | Self::Interrupted => false,
         }
     }
@@ -133,7 +136,8 @@ impl ExchangeError {
             Self::Unfit(Unfit::Mismatch)
             | Self::NotCached
             | Self::Changed
-            | Self::Unsettled { .. } => false,
+            | Self::Unsettled { .. }
+            | Self::Unseen(_) => false,
         }
     }
 }

@@ -222,7 +222,7 @@ enum Beginning {
     /// It is sent.
     Send(Turns),
     /// An earlier attempt had made it.
-    WasMade(Arc<Representation>),
+    WasMade(Arc<Representation>, Turns),
 }
 
 /// What came of sending a change.
@@ -419,10 +419,12 @@ impl Exchange {
             let mut claim = write.claim.take();
             let mut turns = match this.begin(&permit, &mut write, claim.as_deref()).await {
                 Ok(Beginning::Send(turns)) => turns,
-                Ok(Beginning::WasMade(representation)) => {
+                Ok(Beginning::WasMade(representation, turns)) => {
                     this.0
                         .drop_changed(permit.tenant().id(), write.record, None);
                     give_answer(claim, &representation).await;
+                    // Whoever is next finds that.
+                    drop(turns);
                     record.end(Outcome::Replayed, None, None);
                     return Ok(Written {
                         representation,
@@ -482,14 +484,22 @@ impl Exchange {
             .record_turn(permit, write, condition.is_some())
             .await?;
         let mark = parts.mark_turn(permit, write).await?;
-        let earlier = claim.and_then(Claim::earlier);
         let mut turns = Turns { record, mark };
-        if let (Some(earlier), Some(trace)) = (earlier, &write.trace) {
+        if let (Some(claim), Some(trace)) = (claim, &write.trace)
+            && let Some(earlier) = claim.earlier()
+        {
+            if let Some(answer) = claim.made_by_another().await {
+                let representation = Arc::new(Representation::new(answer.to_vec()));
+                return Ok(Beginning::WasMade(representation, turns));
+            }
             let found = parts
                 .look_for(permit, trace, earlier, turns.mark.as_deref_mut())
-                .await?;
-            if let Some(representation) = found {
-                return Ok(Beginning::WasMade(representation));
+                .await;
+            match found {
+                Ok(Some(representation)) => return Ok(Beginning::WasMade(representation, turns)),
+                // Where there is no record, there is no trace in it.
+                Ok(None) | Err(ExchangeError::Upstream(Failure::NotFound)) => {}
+                Err(error) => return Err(ExchangeError::Unseen(Box::new(error))),
             }
             let settled = earlier.ended + trace::LATE;
             if let Ok(left) = settled.duration_since(parts.clock.wall())
@@ -542,6 +552,7 @@ impl Exchange {
             && !error.is_certain()
         {
             let attempt = Attempt {
+                first: sent,
                 sent,
                 ended: parts.clock.wall(),
                 mark: trace.mark.clone().unwrap_or_default(),

@@ -93,6 +93,7 @@ mod tests {
 
     fn attempt() -> Attempt {
         Attempt {
+            first: at(1000),
             sent: at(1000),
             ended: at(1120),
             mark: "foto".to_owned(),

@@ -107,6 +107,7 @@ impl Memory {
         };
         let attempt = match &found {
             Found::Nothing => Attempt {
+                first: now,
                 sent: now,
                 ended: now,
                 mark: mark.to_owned(),
@@ -227,21 +228,16 @@ impl Store for Memory {
         async move { Ok(self.take(slot, fingerprint, mark, now, lease)) }.boxed()
     }
 
-    fn doubt<'a>(
+    fn peek<'a>(
         &'a self,
         slot: &'a Slot,
         now: SystemTime,
-    ) -> BoxFuture<'a, Result<Option<Attempt>, StoreError>> {
+    ) -> BoxFuture<'a, Result<Option<State>, StoreError>> {
         async move {
             let table = self.table();
-            Ok(match table.get(slot).map(|kept| &kept.record) {
-                Some(Record {
-                    state: State::Doubtful(attempt),
-                    until,
-                    ..
-                }) if *until > now => Some(attempt.clone()),
-                _ => None,
-            })
+            let record = table.get(slot).map(|kept| &kept.record);
+            let record = record.filter(|record| record.until > now);
+            Ok(record.map(|record| record.state.clone()))
         }
         .boxed()
     }

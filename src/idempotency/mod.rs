@@ -66,6 +66,18 @@ pub struct Once {
     pub joins: bool,
     /// Where its outcome is kept as well, as that of what was asked, and for how long.
     pub also: Option<(Slot, Fingerprint, Duration)>,
+    /// How others that ask for the same learn of it, whatever their keys are.
+    pub shared: Option<Shared>,
+}
+
+/// What requests for the same tell each other, so that what one of them may have done isn't done again by another: an
+/// app that begins anew has a new key.
+#[derive(Debug)]
+pub struct Shared {
+    /// [`Slot::of_doubt`]: the attempt of which nobody knows what became.
+    pub doubt: Slot,
+    /// [`Slot::of_attempts`]: that such an attempt was made after all, for whoever sent it.
+    pub attempts: Slot,
 }
 
 /// How a change begins.
@@ -141,8 +153,16 @@ impl Idempotency {
                 )
                 .await?;
             let earlier = match found {
-                Found::Nothing => None,
-                Found::Doubtful(attempt) => Some(attempt),
+                Found::Nothing => parts.doubt_of_others(&once, now).await?,
+                Found::Doubtful(attempt) => match parts.made(&once, &attempt, now).await? {
+                    None => Some(attempt),
+                    Some(answer) => {
+                        let record = once.record(State::Done(answer.clone()), now);
+                        parts.settle(&once.slot, record).await;
+                        parts.count("replayed");
+                        return Ok(Begun::Done(answer));
+                    }
+                },
                 Found::Done(answer) => {
                     parts.count("replayed");
                     return Ok(Begun::Done(answer));
@@ -162,11 +182,6 @@ impl Idempotency {
                     });
                 }
             };
-            // The same content may be in doubt under another key, or none.
-            let earlier = match (earlier, &once.also) {
-                (None, Some((slot, ..))) => parts.store.doubt(slot, now).await?,
-                (earlier, _) => earlier,
-            };
             parts.count(if earlier.is_some() {
                 "doubtful"
             } else {
@@ -183,7 +198,51 @@ impl Idempotency {
     }
 }
 
+impl Once {
+    /// Kept from now on.
+    fn record(&self, state: State, now: SystemTime) -> Record {
+        Record {
+            fingerprint: self.fingerprint,
+            state,
+            until: now + self.keep,
+        }
+    }
+}
+
 impl Parts {
+    /// The answer of that attempt, where another request found that it was made, or made it.
+    async fn made(
+        &self,
+        once: &Once,
+        attempt: &Attempt,
+        now: SystemTime,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(shared) = &once.shared else {
+            return Ok(None);
+        };
+        let slot = shared.attempts.of_attempt(attempt);
+        Ok(match self.store.peek(&slot, now).await? {
+            Some(State::Done(answer)) => Some(answer),
+            _ => None,
+        })
+    }
+
+    /// An attempt for the same under another key, or none, that may have been made.
+    async fn doubt_of_others(
+        &self,
+        once: &Once,
+        now: SystemTime,
+    ) -> Result<Option<Attempt>, StoreError> {
+        let Some(shared) = &once.shared else {
+            return Ok(None);
+        };
+        let Some(State::Doubtful(attempt)) = self.store.peek(&shared.doubt, now).await? else {
+            return Ok(None);
+        };
+        let is_known = self.made(once, &attempt, now).await?.is_some();
+        Ok((!is_known).then_some(attempt))
+    }
+
     fn count(&self, result: &'static str) {
         self.results.get_or_create(&ResultLabel { result }).inc();
     }
@@ -221,6 +280,14 @@ impl Claim {
             .map_or(&self.once.mark, |earlier| &earlier.mark)
     }
 
+    /// The answer of the attempt before this one, where another request has meanwhile found that it was made, or made it.
+    pub async fn made_by_another(&self) -> Option<Bytes> {
+        let (parts, earlier) = (&self.parts, self.earlier.as_ref()?);
+        let made = parts.made(&self.once, earlier, parts.clock.wall()).await;
+        // Where the store can't say, the ERP is asked.
+        made.unwrap_or_default()
+    }
+
     /// It is sent, then and no sooner.
     pub fn sends(&mut self, at: SystemTime) {
         self.sent = Some(at);
@@ -238,7 +305,12 @@ impl Claim {
             };
             self.parts.settle(slot, record).await;
         }
-        let record = self.record(State::Done(answer), now + self.once.keep);
+        let record = self.once.record(State::Done(answer), now);
+        if let (Some(shared), Some(earlier)) = (&self.once.shared, &self.earlier) {
+            let slot = shared.attempts.of_attempt(earlier);
+            self.parts.settle(&slot, record.clone()).await;
+            self.parts.release(&shared.doubt).await;
+        }
         self.parts.settle(&self.once.slot, record).await;
     }
 
@@ -254,42 +326,38 @@ impl Claim {
         self.unsaid().keep().await;
     }
 
-    fn record(&self, state: State, until: SystemTime) -> Record {
-        Record {
-            fingerprint: self.once.fingerprint,
-            state,
-            until,
-        }
-    }
-
     /// What is known where nothing was said.
     fn unsaid(&self) -> Unsaid {
-        let now = self.parts.clock.wall();
+        let (once, now) = (&self.once, self.parts.clock.wall());
         let attempt = match self.sent {
             Some(sent) => Some(Attempt {
+                first: self.earlier.as_ref().map_or(sent, |earlier| earlier.first),
                 sent,
                 ended: now,
                 mark: self.mark().to_owned(),
             }),
             None => self.earlier.clone(),
         };
-        let doubt = |fingerprint, keep| Record {
-            fingerprint,
-            state: State::Doubtful(attempt.clone().unwrap_or_else(|| Attempt {
-                sent: now,
-                ended: now,
-                mark: String::new(),
-            })),
-            until: now + keep,
-        };
-        let also = self.once.also.as_ref().filter(|_| attempt.is_some());
+        let mut records = Vec::new();
+        if let Some(attempt) = attempt {
+            let doubt = once.record(State::Doubtful(attempt), now);
+            if let Some((slot, fingerprint, keep)) = &once.also {
+                let record = Record {
+                    fingerprint: *fingerprint,
+                    until: now + *keep,
+                    ..doubt.clone()
+                };
+                records.push((slot.clone(), record));
+            }
+            if let Some(shared) = &once.shared {
+                records.push((shared.doubt.clone(), doubt.clone()));
+            }
+            records.push((once.slot.clone(), doubt));
+        }
         Unsaid {
             parts: self.parts.clone(),
-            slot: self.once.slot.clone(),
-            record: attempt
-                .is_some()
-                .then(|| doubt(self.once.fingerprint, self.once.keep)),
-            also: also.map(|(slot, fingerprint, keep)| (slot.clone(), doubt(*fingerprint, *keep))),
+            slot: once.slot.clone(),
+            records,
         }
     }
 }
@@ -299,8 +367,7 @@ struct Unsaid {
     parts: Arc<Parts>,
     slot: Slot,
     /// None where it may simply begin anew.
-    record: Option<Record>,
-    also: Option<(Slot, Record)>,
+    records: Vec<(Slot, Record)>,
 }
 
 impl Unsaid {
@@ -308,14 +375,12 @@ impl Unsaid {
         let Self {
             parts,
             slot,
-            record,
-            also,
+            records,
         } = self;
-        match record {
-            Some(record) => parts.settle(&slot, record).await,
-            None => parts.release(&slot).await,
+        if records.is_empty() {
+            parts.release(&slot).await;
         }
-        if let Some((slot, record)) = also {
+        for (slot, record) in records {
             parts.settle(&slot, record).await;
         }
     }

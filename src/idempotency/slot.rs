@@ -1,11 +1,13 @@
 //! Where an outcome is kept, and what was asked. Neither can be made without the tenant, and neither
 //! holds anything of what was sent but its digest.
 
+use std::time::SystemTime;
+
 use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::tenants::{Clave, CredentialId, TenantId};
 
-use super::IdempotencyKey;
+use super::{Attempt, IdempotencyKey};
 
 /// Where the outcome of one request is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,14 +55,41 @@ impl Slot {
     /// Of a request that is known by its content, whoever of the credential's callers sends it.
     #[must_use]
     pub fn of_content(asked: Asked<'_>, content: Fingerprint) -> Self {
+        Self::of_route(b"content", asked, &content.0)
+    }
+
+    /// Where requests for that leave word of each other while nobody knows what became of one, whatever their keys are.
+    #[must_use]
+    pub fn of_doubt(asked: Asked<'_>, content: Fingerprint) -> Self {
+        Self::of_route(b"doubt", asked, &content.0)
+    }
+
+    /// Where it is kept of attempts that they were made after all ([`Slot::of_attempt`]).
+    #[must_use]
+    pub fn of_attempts(asked: Asked<'_>) -> Self {
+        Self::of_route(b"attempts", asked, &[])
+    }
+
+    /// Of one attempt and those that repeat it, among those of a route.
+    pub(super) fn of_attempt(&self, attempt: &Attempt) -> Self {
+        let first = attempt.first.duration_since(SystemTime::UNIX_EPOCH);
+        let first = first.unwrap_or_default().as_nanos().to_be_bytes();
+        Self {
+            tenant: self.tenant.clone(),
+            digest: digest(b"attempt", &[&self.digest, &first, attempt.mark.as_bytes()]),
+        }
+    }
+
+    /// Of the credential's callers, whoever they are.
+    fn of_route(domain: &[u8], asked: Asked<'_>, content: &[u8]) -> Self {
         let digest = digest(
-            b"content",
+            domain,
             &[
                 asked.clave.as_str().as_bytes(),
                 asked.credential.name().as_bytes(),
                 asked.operation.as_bytes(),
                 &asked.record.to_be_bytes(),
-                &content.0,
+                content,
             ],
         );
         let tenant = asked.credential.tenant().clone();

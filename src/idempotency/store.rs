@@ -21,12 +21,12 @@ pub trait Store: Send + Sync + 'static {
         lease: SystemTime,
     ) -> BoxFuture<'a, Result<Found, StoreError>>;
 
-    /// The attempt in a slot whose outcome nobody knows.
-    fn doubt<'a>(
+    /// What is in a slot, which nobody takes for that.
+    fn peek<'a>(
         &'a self,
         slot: &'a Slot,
         now: SystemTime,
-    ) -> BoxFuture<'a, Result<Option<Attempt>, StoreError>>;
+    ) -> BoxFuture<'a, Result<Option<State>, StoreError>>;
 
     /// Says what became of the request that has the slot.
     fn settle<'a>(
@@ -82,6 +82,8 @@ pub enum State {
 /// A request to the ERP that may have changed something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
+    /// When the first of those was sent that it repeats, which it is one with; else its own time.
+    pub first: SystemTime,
     /// Not before then.
     pub sent: SystemTime,
     /// When it was given up.

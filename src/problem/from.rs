@@ -161,6 +161,22 @@ impl From<ExchangeError> for Problem {
                 "An earlier attempt of this request went to the ERP, no answer came, and it has left no trace there yet. It may still be made, so nothing was sent. Wait for `Retry-After` and send the same request again, with the same `Idempotency-Key` if it had one.",
             )
             .with_retry_after(retry_after),
+            ExchangeError::Unseen(error) => {
+                let soonest = match &*error {
+                    ExchangeError::Upstream(failure) => failure.retry_after(),
+                    _ => None,
+                };
+                // What the ERP has against being asked, it doesn't have against the request.
+                let code = match Self::from(*error).code {
+                    code if code.status().is_server_error() => code,
+                    _ => Code::IdempotencyConflict,
+                };
+                Self::new(
+                    code,
+                    "An earlier attempt of this request went to the ERP and no answer came. Now the ERP can't be asked what became of it, so nothing was sent: it may have been made. Wait for `Retry-After` and send the same request again, with the same `Idempotency-Key` if it had one.",
+                )
+                .with_retry_after(soonest.unwrap_or_default().max(SETTLED_AFTER))
+            }
             ExchangeError::NotCached => Self::of(Code::NotCached),
             ExchangeError::Interrupted => Self::of(Code::Internal),
         };

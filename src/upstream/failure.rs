@@ -134,6 +134,18 @@ impl Failure {
         }
     }
 
+    /// When to come back, where that was said.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after }
+            | Self::Paused { retry_after }
+            | Self::Unavailable { retry_after } => Some(*retry_after),
+            Self::RateLimited { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether it is certain that a write changed nothing.
     #[must_use]
     pub fn is_certain(&self) -> bool {

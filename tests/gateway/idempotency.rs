@@ -817,3 +817,134 @@ async fn a_photo_in_doubt_is_looked_for_whatever_its_next_key_is() {
         assert_eq!(world.sent("POST"), 1);
     }
 }
+
+/// An upload that the ERP takes, and nobody learns of that.
+async fn taken_unseen(world: &World, key: &str, titulo: &str) {
+    let time = world.time_flies();
+    world.faults(
+        "carper",
+        Faults {
+            accept_then_hang: true,
+            ..Faults::default()
+        },
+    );
+    let before = world.attached();
+    let (reply, ()) = tokio::join!(titled(world, key, titulo), async {
+        while world.attached() == before {
+            tokio::task::yield_now().await;
+        }
+        world.faults("carper", unseen(500));
+    });
+    reply.problem(504, "upstream-timeout");
+    drop(time);
+}
+
+/// The ERP answers that to whoever looks.
+fn unseen(status: u16) -> Faults {
+    Faults {
+        status: Some(StatusFault::new(status)),
+        only: Some(Only {
+            method: Some("GET".to_owned()),
+            path_contains: None,
+        }),
+        ..Faults::default()
+    }
+}
+
+async fn titled(world: &World, key: &str, titulo: &str) -> Reply {
+    let form = form(Some(titulo), sony());
+    world.send(world.keyed(key).multipart(form)).await
+}
+
+/// What is answered in the end to who asks again when it is told to.
+async fn answered(world: &World, key: &str, titulo: &str) -> Reply {
+    for _ in 0..100 {
+        let reply = titled(world, key, titulo).await;
+        if !matches!(reply.status.as_u16(), 409 | 502..=504) {
+            return reply;
+        }
+        let seconds = reply.header("retry-after").parse().unwrap();
+        world.clock.advance(Duration::from_secs(seconds));
+    }
+    panic!("there is no end of it");
+}
+
+#[tokio::test]
+async fn who_finds_a_photo_in_doubt_finds_it_for_whoever_sent_it() {
+    for settings in ["", "images: {dedupe_window: 0}\n"] {
+        for (titulo, is_same) in [("Titulo A", true), ("Titulo B", false)] {
+            let world = World::configured(settings).await;
+            taken_unseen(&world, "aa", "Titulo A").await;
+            world.faults("carper", Faults::default());
+            let other = answered(&world, "bb", titulo).await;
+            assert_eq!(other.ok(201)["titulo"], titulo);
+            let replayed = if is_same { "true" } else { "" };
+            assert_eq!(other.header("idempotent-replayed"), replayed, "{titulo}");
+            let own = answered(&world, "aa", "Titulo A").await;
+            assert_eq!(own.ok(201)["titulo"], "Titulo A");
+            assert_eq!(own.header("idempotent-replayed"), "true");
+            assert_eq!(own.body == other.body, is_same);
+            assert_replayed(&titled(&world, "aa", "Titulo A").await, &own);
+            assert_eq!(world.attached(), if is_same { 1 } else { 2 });
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_makes_up_for_a_photo_that_failed_does_it_for_whoever_sent_it() {
+    let world = World::start().await;
+    world.faults(
+        "carper",
+        hits_writes(Faults {
+            status: Some(StatusFault::new(500)),
+            ..Faults::default()
+        }),
+    );
+    let failed = titled(&world, "aa", "Titulo A").await;
+    failed.problem(502, "upstream-error");
+    world.faults("carper", Faults::default());
+    titled(&world, "bb", "Titulo A")
+        .await
+        .problem(409, "idempotency-conflict");
+    let made = answered(&world, "bb", "Titulo A").await;
+    made.ok(201);
+    assert_eq!(made.header("idempotent-replayed"), "");
+    // Its own key is as good, and another one is another upload again.
+    assert_replayed(&titled(&world, "aa", "Titulo A").await, &made);
+    assert_replayed(&titled(&world, "bb", "Titulo A").await, &made);
+    let next = titled(&world, "cc", "Titulo A").await;
+    next.ok(201);
+    assert_eq!(next.header("idempotent-replayed"), "");
+    assert_eq!(world.attached(), 2);
+}
+
+#[tokio::test]
+async fn what_the_erp_says_to_a_look_is_not_told_of_the_photo() {
+    for (status, told) in [
+        (400, (409, "idempotency-conflict")),
+        // Without the order there is nothing to find, but it may yet be made.
+        (404, (409, "idempotency-conflict")),
+        (413, (409, "idempotency-conflict")),
+        (429, (503, "upstream-rate-limited")),
+        (500, (502, "upstream-error")),
+    ] {
+        let world = World::start().await;
+        taken_unseen(&world, "aa", "Titulo A").await;
+        world.faults("carper", unseen(status));
+        // Reads are tried again after a pause, and a credential that was limited has one.
+        let _time = world.time_flies();
+        let reply = titled(&world, "aa", "Titulo A").await;
+        reply.problem(told.0, told.1);
+        assert!(!reply.header("retry-after").is_empty());
+        let detail = reply.json()["detail"].as_str().unwrap().to_lowercase();
+        assert!(detail.contains("earlier attempt"), "{detail}");
+        assert!(detail.contains("nothing was sent"), "{detail}");
+        assert!(detail.contains("send the same request again"), "{detail}");
+        assert_eq!(world.sent("POST"), 1);
+        world.faults("carper", Faults::default());
+        let found = answered(&world, "aa", "Titulo A").await;
+        found.ok(201);
+        assert_eq!(found.header("idempotent-replayed"), "true", "{status}");
+        assert_eq!(world.attached(), 1);
+    }
+}

@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     exchange::{Sighting, Trace, Unfit, Write},
     extract::{Id, Keyed, NoParameters, Photo, Query, RecordId},
-    idempotency::{Fingerprint, IdempotencyKey, Once, Slot},
+    idempotency::{Fingerprint, IdempotencyKey, Once, Shared, Slot},
     operation::{Effect, Operation, Scope},
     problem::{Code, FieldError, Problem},
     resources::{
@@ -252,19 +252,25 @@ fn once(
     } = asked;
     let who = once::asked(permit, id.get());
     let photo = Fingerprint::of(&[&[*proceso], *sha256]);
+    let asked = Fingerprint::of(&[
+        &[*proceso, u8::from(titulo.is_some())],
+        titulo.unwrap_or_default().as_bytes(),
+        *sha256,
+    ]);
+    let shared = Some(Shared {
+        doubt: Slot::of_doubt(who, asked),
+        attempts: Slot::of_attempts(who),
+    });
     let by_content = (!window.is_zero()).then(|| (Slot::of_content(who, photo), window));
     match key {
         Some(key) => Some(Once {
             slot: Slot::of_key(who, key),
-            fingerprint: Fingerprint::of(&[
-                &[*proceso, u8::from(titulo.is_some())],
-                titulo.unwrap_or_default().as_bytes(),
-                *sha256,
-            ]),
+            fingerprint: asked,
             keep: KEPT,
             mark: String::new(),
             joins: false,
             also: by_content.map(|(slot, window)| (slot, photo, window)),
+            shared,
         }),
         None => by_content.map(|(slot, window)| Once {
             slot,
@@ -273,6 +279,7 @@ fn once(
             mark: String::new(),
             joins: true,
             also: None,
+            shared,
         }),
     }
 }

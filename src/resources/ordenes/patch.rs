@@ -139,6 +139,7 @@ pub(super) async fn patch(
         mark: String::new(),
         joins: false,
         also: None,
+        shared: None,
     });
     let claim = match once::start(&idempotency, &permit, id.get(), once, None).await? {
         Start::Send(claim) => claim,
