@@ -7,9 +7,11 @@ use std::{
 
 use bytes::Bytes;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::tenants::TenantId;
 
-use super::{BESIDE_IMAGE, Budget, memory::Memory};
+use super::{BESIDE_IMAGE, Budget, arriving::Arrival, memory::Memory};
 
 /// Where an image arrives and stays. Its room is given back together with its memory, wherever that is dropped.
 pub struct Buffer {
@@ -17,6 +19,8 @@ pub struct Buffer {
     budget: Budget,
     tenant: TenantId,
     room: u64,
+    /// None once it is here.
+    arrival: Option<Arrival>,
 }
 
 enum Content {
@@ -29,21 +33,37 @@ enum Content {
 }
 
 impl Buffer {
-    pub(super) fn new(budget: Budget, tenant: TenantId, room: u64, left: Option<Memory>) -> Self {
+    pub(super) fn new(
+        budget: Budget,
+        tenant: TenantId,
+        room: u64,
+        arrival: Arrival,
+        left: Option<Memory>,
+    ) -> Self {
         Self {
             content: left.map_or(Content::None, Content::Arrived),
             budget,
             tenant,
             room,
+            arrival: Some(arrival),
         }
     }
 
     /// With memory, that another upload has left or new.
-    pub(super) fn with_memory(mut self, capacity: usize) -> io::Result<Self> {
+    pub(super) fn with_memory(mut self, capacity: impl FnOnce() -> usize) -> io::Result<Self> {
         if matches!(self.content, Content::None) {
-            self.content = Content::Arrived(Memory::with_capacity(capacity)?);
+            self.content = Content::Arrived(Memory::with_capacity(capacity())?);
         }
         Ok(self)
+    }
+
+    /// Cancelled when the upload is to end, since it comes slowly and others need its room.
+    #[must_use]
+    pub fn ousted(&self) -> CancellationToken {
+        self.arrival
+            .as_ref()
+            .map(Arrival::ousted)
+            .unwrap_or_default()
     }
 
     /// Adds bytes behind the others.
@@ -55,6 +75,9 @@ impl Buffer {
             Content::None => self.content = Content::Made(more.to_vec()),
             Content::Arrived(memory) => memory.extend_from_slice(more),
             Content::Made(bytes) => bytes.extend_from_slice(more),
+        }
+        if let Some(arrival) = &self.arrival {
+            arrival.has(self.len() as u64);
         }
     }
 
@@ -77,7 +100,7 @@ impl Buffer {
         self.content = Content::Made(bytes);
     }
 
-    /// Gives back what room isn't needed.
+    /// It is here: gives back what room it doesn't need.
     pub fn settle(&mut self) {
         let takes = match &self.content {
             Content::None => 0,
@@ -85,9 +108,10 @@ impl Buffer {
             Content::Made(bytes) => bytes.len() as u64,
         };
         let surplus = self.room.saturating_sub(takes.saturating_add(BESIDE_IMAGE));
-        if surplus > 0 {
+        let arrival = self.arrival.take();
+        if surplus > 0 || arrival.is_some() {
             self.room -= surplus;
-            self.budget.give_back(&self.tenant, surplus);
+            self.budget.arrived(&self.tenant, surplus, arrival);
         }
     }
 
@@ -105,7 +129,8 @@ impl Drop for Buffer {
             Content::Arrived(memory) => Some(memory),
             Content::None | Content::Made(_) => None,
         };
-        self.budget.leave(&self.tenant, self.room, left);
+        let arrival = self.arrival.take();
+        self.budget.leave(&self.tenant, self.room, arrival, left);
     }
 }
 

@@ -31,6 +31,11 @@ impl Memory {
         })
     }
 
+    /// How many bytes there is room for.
+    pub(super) fn capacity(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// How many bytes of memory it takes.
     pub(super) const fn touched(&self) -> u64 {
         self.touched as u64

@@ -2,9 +2,13 @@
 //! it may need before its body is read, and gives it back when the last handle on its bytes is
 //! dropped, wherever that is. Whose turn it is when there is too little is `waiting.rs`'s rule.
 //!
+//! Uploads that come slowly make room for tenants that have none under way (`arriving.rs`): else whoever lets many
+//! trickle keeps all others out.
+//!
 //! What it left is kept for the next ones for a moment (`spares.rs`), within the same bound: it goes as soon as its room
 //! is needed.
 
+mod arriving;
 mod buffer;
 mod memory;
 mod spares;
@@ -26,6 +30,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{clock::Clock, tenants::TenantId};
 
+use arriving::{Arrival, Arriving};
 pub use buffer::Buffer;
 use memory::Memory;
 use spares::Spares;
@@ -36,6 +41,9 @@ pub const BESIDE_IMAGE: u64 = 128 * 1024;
 
 /// How long an upload waits for room.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Address space costs nothing but where it is limited, and few uploads are smaller.
+const LEAST_CAPACITY: usize = 256 * 1024;
 
 /// How long memory is kept that nobody takes, and at most twice as long.
 const SPARED_FOR: Duration = Duration::from_secs(1);
@@ -63,6 +71,7 @@ struct Parts {
 struct Ledger {
     held: u64,
     tenants: HashMap<TenantId, Holding>,
+    arriving: Arriving,
     /// Beside what is held, and no more than is left of all.
     spares: Spares,
     waiting: Waiting<oneshot::Sender<Buffer>>,
@@ -79,10 +88,16 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// No room came free in time, or too many wait for it.
+/// Why there is no room for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the uploads that are under way hold all of `images.in_flight_bytes`")]
-pub struct Full;
+pub enum Full {
+    /// None came free in time, or too many wait for it.
+    #[error("the uploads that are under way hold all of `images.in_flight_bytes`")]
+    Taken,
+    /// The system doesn't give what the settings allow.
+    #[error("the system gives no memory for an upload, within `images.in_flight_bytes`")]
+    NoMemory,
+}
 
 /// Why an upload was ended before it was whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,8 +194,8 @@ impl Budget {
     /// # Errors
     /// [`Full`].
     pub async fn reserve(&self, tenant: &TenantId, bytes: u64) -> Result<Buffer, Full> {
-        let until = self.0.clock.instant() + PATIENCE;
-        let (sender, receiver) = oneshot::channel();
+        let begun = self.0.clock.instant();
+        let (sender, mut receiver) = oneshot::channel();
         let ticket = {
             let mut ledger = self.ledger();
             let (ticket, displaced) = ledger
@@ -190,7 +205,7 @@ impl Budget {
                     bytes.saturating_add(BESIDE_IMAGE).min(self.0.total),
                     sender,
                 )
-                .ok_or(Full)?;
+                .ok_or(Full::Taken)?;
             self.tell(&ledger);
             drop(ledger);
             // Whose it is, is told by that.
@@ -202,14 +217,37 @@ impl Budget {
             ticket,
         };
         self.give_turns();
-        let Some(Ok(buffer)) = self.0.clock.before(until, receiver).await else {
-            return Err(Full);
-        };
-        // As large as any may be, so that it suits the next one too.
-        buffer.with_memory(self.0.largest).map_err(|error| {
-            tracing::error!(%error, "the system gives no memory for an upload");
-            Full
-        })
+        // Twice, since what has just begun may be slow as well.
+        for until in [PATIENCE / 2, PATIENCE] {
+            self.make_room(tenant, bytes);
+            match self.0.clock.before(begun + until, &mut receiver).await {
+                Some(Ok(buffer)) => return self.with_memory(buffer, bytes),
+                Some(Err(_)) => break,
+                None => {}
+            }
+        }
+        Err(Full::Taken)
+    }
+
+    fn with_memory(&self, buffer: Buffer, bytes: u64) -> Result<Buffer, Full> {
+        buffer
+            .with_memory(|| self.0.capacity_for(bytes))
+            .map_err(|_| Full::NoMemory)
+    }
+
+    /// Has slow uploads of others end for one of a tenant that has none under way.
+    fn make_room(&self, tenant: &TenantId, bytes: u64) {
+        let ledger = self.ledger();
+        if ledger.tenants.contains_key(tenant) {
+            return;
+        }
+        let wanted = ledger
+            .held
+            .saturating_add(bytes)
+            .saturating_add(BESIDE_IMAGE);
+        let missing = wanted.saturating_sub(self.0.total);
+        let holds = |tenant: &TenantId| ledger.tenants.get(tenant).map_or(0, |it| it.bytes);
+        ledger.arriving.oust(missing, self.0.clock.instant(), holds);
     }
 
     /// Counts an upload that was ended.
@@ -243,6 +281,7 @@ impl Budget {
             let Ledger {
                 held,
                 tenants,
+                arriving,
                 spares,
                 waiting,
             } = &mut *ledger;
@@ -270,29 +309,32 @@ impl Budget {
             let holding = tenants.entry(tenant.clone()).or_default();
             holding.bytes += bytes;
             holding.uploads += 1;
+            let arrival = arriving.begin(tenant.clone(), bytes, self.0.clock.instant());
             let gone = spares.beyond(self.0.for_spares(*held));
             self.tell(&ledger);
             drop(ledger);
             // Before anything is written where there is room now.
             drop(gone);
             // Who has left gives it back by not taking it. That needs the lock.
-            drop(sender.send(Buffer::new(self.clone(), tenant, bytes, left)));
+            drop(sender.send(Buffer::new(self.clone(), tenant, bytes, arrival, left)));
         }
     }
 
-    /// Takes back room that an upload doesn't need.
-    fn give_back(&self, tenant: &TenantId, bytes: u64) {
+    /// Takes back room that an upload doesn't need which has arrived.
+    fn arrived(&self, tenant: &TenantId, bytes: u64, arrival: Option<Arrival>) {
         let mut ledger = self.ledger();
         ledger.give_back(tenant, bytes, false);
+        ledger.ends(arrival);
         self.tell(&ledger);
         drop(ledger);
         self.give_turns();
     }
 
     /// Takes back the room of an upload that is over, and its memory.
-    fn leave(&self, tenant: &TenantId, bytes: u64, left: Option<Memory>) {
+    fn leave(&self, tenant: &TenantId, bytes: u64, arrival: Option<Arrival>, left: Option<Memory>) {
         let mut ledger = self.ledger();
         ledger.give_back(tenant, bytes, true);
+        ledger.ends(arrival);
         if let Some(memory) = left {
             ledger.spares.put(memory);
             self.0.spared.notify_one();
@@ -345,6 +387,15 @@ impl Drop for Place<'_> {
 }
 
 impl Parts {
+    /// How large memory for so many bytes is, such that it suits others too: a power of two, or what suits all.
+    fn capacity_for(&self, bytes: u64) -> usize {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let capacity = bytes.max(LEAST_CAPACITY).checked_next_power_of_two();
+        capacity.map_or(self.largest, |capacity| {
+            capacity.min(self.largest).max(bytes)
+        })
+    }
+
     /// How much memory may be kept that nobody has, beside what is held: an eighth stays free, for what requests and
     /// the allocator hold beside images.
     const fn for_spares(&self, held: u64) -> u64 {
@@ -353,6 +404,12 @@ impl Parts {
 }
 
 impl Ledger {
+    fn ends(&mut self, arrival: Option<Arrival>) {
+        if let Some(arrival) = arrival {
+            self.arriving.end(&arrival);
+        }
+    }
+
     fn give_back(&mut self, tenant: &TenantId, bytes: u64, is_last: bool) {
         self.held -= bytes;
         if let Some(holding) = self.tenants.get_mut(tenant) {
@@ -478,7 +535,7 @@ mod tests {
         clock.advance(PATIENCE - Duration::from_millis(1));
         assert!(poll_immediate(&mut waits).await.is_none());
         clock.advance(Duration::from_millis(1));
-        assert_eq!(waits.await.map(drop), Err(Full));
+        assert_eq!(waits.await.map(drop), Err(Full::Taken));
         let mut leaves = Box::pin(budget.reserve(&a, 12 * MIB));
         assert!(poll(&mut leaves).is_pending());
         let mut stays = Box::pin(budget.reserve(&a, 4 * MIB));
@@ -515,10 +572,8 @@ mod tests {
     }
 
     fn spared(budget: &Budget) -> Vec<u64> {
-        let spares = std::mem::take(&mut budget.ledger().spares);
-        let mut spared = spares;
-        let all = std::iter::from_fn(|| spared.take(u64::MAX, 0));
-        all.map(|memory| memory.touched()).collect()
+        let all = budget.ledger().spares.beyond(0);
+        all.iter().map(Memory::touched).collect()
     }
 
     #[test]
@@ -569,10 +624,12 @@ mod tests {
 
     #[test]
     fn the_next_upload_gets_the_memory_of_the_one_before() {
-        const SIZE: usize = 8 << 20;
+        const SIZE: usize = 7 << 20;
         for (next, is_handed_on, takes) in [
             (SIZE, true, SIZE),
             (SIZE + 1, true, SIZE + 1),
+            // It has no room for that.
+            ((8 << 20) + 1, false, (8 << 20) + 1),
             // It counts as what it takes, which is less than twice as much, and half of all is free.
             (SIZE - 1, true, SIZE),
             (SIZE / 2, true, SIZE),
@@ -594,7 +651,7 @@ mod tests {
     #[test]
     fn memory_that_nobody_has_never_takes_room() {
         let (budget, _clock) = budget(24 * MIB);
-        let photos = [("a", 8 << 20), ("b", 5 << 20), ("c", 4 << 20)];
+        let photos = [("a", 9 << 20), ("b", 5 << 20), ("c", 4 << 20)];
         drop(photos.map(|(name, size)| photo(&budget, name, size)));
         let large = photo(&budget, "a", 12 << 20);
         // What is left takes more than was asked for, and half of all is held.

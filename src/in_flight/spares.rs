@@ -30,10 +30,12 @@ impl Spares {
         });
     }
 
-    /// Memory for so many bytes: of what takes no more already, what takes most; else what takes least, up to `most`.
+    /// Memory with room for so many bytes: of what takes no more already, what takes most; else what takes least, up to
+    /// `most`.
     pub(super) fn take(&mut self, bytes: u64, most: u64) -> Option<Memory> {
         let all = || {
             let all = self.all.iter().enumerate();
+            let all = all.filter(|(_, spare)| spare.memory.capacity() >= bytes);
             all.map(|(at, spare)| (at, spare.memory.touched()))
         };
         let within = all().filter(|(_, touched)| *touched <= bytes);
@@ -83,7 +85,7 @@ mod tests {
     fn spares<const N: usize>(sizes: [usize; N]) -> Spares {
         let mut spares = Spares::default();
         for size in sizes {
-            let mut memory = Memory::with_capacity(100).expect("little");
+            let mut memory = Memory::with_capacity(100.max(size)).expect("little");
             memory.extend_from_slice(&vec![7; size]);
             spares.put(memory);
         }
@@ -104,6 +106,13 @@ mod tests {
         assert_eq!(touched(spares.take(10, 100)), [90]);
         assert_eq!(touched(spares.take(10, 100)), NOTHING);
         assert_eq!(spares.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_too_small_suits_nobody() {
+        let mut spares = spares([50, 200]);
+        assert_eq!(touched(spares.take(150, 100)), NOTHING);
+        assert_eq!(touched(spares.take(150, 200)), [200]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 mod form;
 
+use std::time::Duration;
+
 use axum::extract::{FromRef, FromRequest, Request};
 use bytes::Bytes;
 use http::{
@@ -32,6 +34,8 @@ use form::{Form, Whole};
 pub const MULTIPART_OVERHEAD: u64 = 64 * 1024;
 /// What is read behind a form's end, so that its connection can be used again; more is left.
 const MAX_EPILOGUE: usize = 64 * 1024;
+/// When an upload comes back that had to make room.
+const MADE_ROOM_RETRY: Duration = Duration::from_secs(10);
 
 /// The parts of an upload. What the texts may be is the resource's business.
 #[derive(Debug)]
@@ -168,6 +172,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     let reserved = intake.budget.reserve(tenant, most).await;
     let memory = reserved.map_err(|full| Refused::new(Reason::Overloaded, full.into()))?;
 
+    let ousted = memory.ousted();
     let mut body = Paced::new(body, intake.patience, &intake.clock);
     let mut arriving = Arriving {
         reader: Reader::new(boundary),
@@ -177,7 +182,13 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         left: usize::try_from(limit).unwrap_or(usize::MAX),
         behind: 0,
     };
-    'frames: while let Some(frame) = body.next().await? {
+    'frames: loop {
+        let frame = tokio::select! {
+            biased;
+            frame = body.next() => frame?,
+            () = ousted.cancelled() => return Err(Refused::new(Reason::Overloaded, made_room())),
+        };
+        let Some(frame) = frame else { break };
         for portion in frame.chunks(digest::STEP) {
             if arriving.take(portion)? == Then::Stop {
                 break 'frames;
@@ -213,6 +224,15 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         proceso,
         titulo,
     })
+}
+
+fn made_room() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "This photo came slowly, and its place was needed for somebody who had none. Nothing was sent to the ERP. Wait for `Retry-After` and send it again, over a better network if there is one.",
+    )
+    .with_retry_after(MADE_ROOM_RETRY)
+    .caused_by("the upload was slow, and made room for another tenant's")
 }
 
 /// A body that is being read.
@@ -331,10 +351,11 @@ fn of_part(part: &str, broken: &Broken) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, time::Duration};
+    use std::{convert::Infallible, pin::pin, time::Duration};
 
     use axum::body::Body;
-    use futures_util::stream;
+    use futures_util::{StreamExt as _, poll, stream};
+    use http::header::{CONTENT_LENGTH, RETRY_AFTER};
     use prometheus_client::registry::Registry as MetricRegistry;
 
     use crate::images::{Format, Metadata, Rules};
@@ -396,6 +417,44 @@ mod tests {
         let tenant = "carper".parse().expect("an id");
         let photo = Photo::receive(request, &tenant, &intake()).await;
         photo.ok().map(|photo| photo.imagen)
+    }
+
+    #[tokio::test]
+    async fn a_slow_upload_makes_room_for_a_tenant_that_has_none() {
+        let intake = Intake {
+            patience: Patience {
+                min_rate: 0,
+                idle: Duration::from_secs(60),
+            },
+            ..intake()
+        };
+        let upload = async |tenant: &str, length: usize, body: Body| {
+            let request = Request::post("/")
+                .header(CONTENT_TYPE, "multipart/form-data; boundary=b")
+                .header(CONTENT_LENGTH, length)
+                .body(body)
+                .expect("a request");
+            let tenant = tenant.parse().expect("an id");
+            Photo::receive(request, &tenant, &intake).await
+        };
+        let begins = || {
+            let begin = form(0, 400, 0).slice(..500);
+            let begin = stream::iter([Ok::<_, Infallible>(begin)]);
+            Body::from_stream(begin.chain(stream::pending()))
+        };
+        let mut largest = pin!(upload("a", 500_000, begins()));
+        let mut other = pin!(upload("b", 200_000, begins()));
+        assert!(poll!(&mut largest).is_pending());
+        assert!(poll!(&mut other).is_pending());
+        intake.clock.advance(Duration::from_secs(3));
+        let whole = form(0, 0, 0);
+        let (ousted, made) = tokio::join!(&mut largest, upload("c", 50_000, Body::from(whole)));
+        let ousted = ousted.expect_err("it holds most, and nothing comes");
+        assert_eq!(ousted.code(), Code::Overloaded);
+        let (headers, _) = ousted.render("");
+        assert_eq!(headers[RETRY_AFTER], "10");
+        assert_eq!(made.expect("there is room").imagen, JPEG);
+        assert!(poll!(&mut other).is_pending(), "that was enough");
     }
 
     #[tokio::test]
