@@ -2,13 +2,13 @@
 // node .ci/docs-page.mjs BINARY DIRECTORY-OF-PLAYWRIGHT
 
 import assert from "node:assert/strict";
-import { spawn, execFileSync } from "node:child_process";
-import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
-import { createServer as createListener } from "node:net";
-import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+
+import { atEnd, directory, end, endsWithin, freePorts, givenUp, start, until } from "./processes.mjs";
 
 const [binary, tools] = process.argv.slice(2);
 const { chromium } = createRequire(resolve(tools, "package.json"))("playwright-core");
@@ -28,82 +28,24 @@ const APP = "app.example";
 const STRANGER = "stranger.example";
 const ELSEWHERE = "http://elsewhere.example/";
 
-const WHOLE_RUN_MS = 50_000;
 const STEP_MS = 5_000;
 
-// ---- what is started, and that it ends ----
+endsWithin(50);
 
-const endings = [];
-let givenUp = false;
-
-/** Ends what was started, the last first. */
-async function end() {
-  for (let ending; (ending = endings.pop()); ) {
-    try {
-      await ending();
-    } catch (error) {
-      console.log(`not ended: ${error.message}`);
-    }
-  }
-}
-
-async function giveUp(why, code) {
-  givenUp = true;
-  console.log(`ended early: ${why}`);
-  setTimeout(() => process.exit(code), 8_000).unref();
-  await end();
-  process.exit(code);
-}
-
-for (const [signal, number] of [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]]) {
-  process.on(signal, () => giveUp(signal, 128 + number));
-}
-setTimeout(() => giveUp(`more than ${WHOLE_RUN_MS / 1000} s`, 1), WHOLE_RUN_MS).unref();
+// ---- what is started ----
 
 /** Starts the binary; gives what it has printed once `ready` is among it. */
-function start(args, env, ready) {
-  const child = spawn(binary, args, {
-    env: { PATH: process.env.PATH, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  // Whatever happens to this process, short of SIGKILL.
-  const kill = () => child.kill("SIGKILL");
-  process.on("exit", kill);
-  const ended = new Promise((done) => child.on("close", done));
-  endings.push(async () => {
-    child.kill("SIGINT");
-    const late = setTimeout(kill, 6_000);
-    await ended;
-    clearTimeout(late);
-  });
-  return new Promise((give, fail) => {
-    let text = "";
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding("utf8").on("data", (part) => {
-        text += part;
-        if (text.includes(ready)) give(text);
-      });
-    }
-    child.on("error", fail);
-    ended.then(() => fail(new Error(`\`llavero ${args[0]}\` ended:\n${text}`)));
-  });
-}
-
-/** A port that was free a moment ago. */
-function freePort() {
-  return new Promise((give, fail) => {
-    const listener = createListener();
-    listener.on("error", fail).listen(0, "127.0.0.1", () => {
-      const { port } = listener.address();
-      listener.close(() => give(port));
-    });
-  });
+async function startLlavero(name, args, env, ready) {
+  const child = await start(name, binary, args, { env, signal: "SIGINT" });
+  await until(name, () => child.text().includes(ready), child);
+  return child.text();
 }
 
 /** The demo; gives what it tells its reader. */
 async function startDemo() {
   const free = "127.0.0.1:0";
-  const text = await start(
+  const text = await startLlavero(
+    "the demo",
     ["demo", "--listen", free, "--admin-listen", free, "--sim-listen", free],
     {},
     "Ctrl-C ends it",
@@ -119,10 +61,8 @@ async function startDemo() {
 
 /** A gateway that one origin may call; gives its port and a token of ana's. */
 async function startAllowing(origin) {
-  const dir = mkdtempSync(join(tmpdir(), "llavero-docs-page-"));
-  endings.push(() => rmSync(dir, { recursive: true, force: true }));
-  const [port, admin] = [await freePort(), await freePort()];
-  const config = join(dir, "llavero.yaml");
+  const [port, admin] = await freePorts(2);
+  const config = join(directory, "llavero.yaml");
   // No ERP is there, and none is asked.
   writeFileSync(
     config,
@@ -137,9 +77,9 @@ auth:
     - {issuer: "https://id.example/", audience: [llavero], algorithms: [HS256], secret: {env: SECRET}}
 `,
   );
-  mkdirSync(join(dir, "tenants"));
+  mkdirSync(join(directory, "tenants"));
   writeFileSync(
-    join(dir, "tenants", "carper.yaml"),
+    join(directory, "tenants", "carper.yaml"),
     "clave: carper\ncredentials: {default: {api_key: {env: KEY}}}\n",
   );
   const env = { SECRET: "a secret of a test, 32 bytes at least", KEY: "a-key-of-a-test" };
@@ -148,7 +88,7 @@ auth:
     ["token", "--config", config, "--sub", "ana", "--tenant", "carper"],
     { env: { PATH: process.env.PATH, ...env }, encoding: "utf8" },
   ).trim();
-  await start(["serve", "--config", config], env, "serving");
+  await startLlavero("the gateway", ["serve", "--config", config], env, "serving");
   return { port, token };
 }
 
@@ -163,7 +103,7 @@ async function startSite() {
     response.end(`<!doctype html><title>A page</title>${request.url === "/noisy" ? noisy : ""}`);
   });
   await new Promise((done, fail) => server.on("error", fail).listen(0, "127.0.0.1", done));
-  endings.push(() => {
+  atEnd(() => {
     server.closeAllConnections();
     return new Promise((done) => server.close(done));
   });
@@ -190,7 +130,7 @@ async function startBrowser() {
     handleSIGINT: false,
     handleSIGTERM: false,
   });
-  endings.push(() => browser.close());
+  atEnd(() => browser.close());
   return browser;
 }
 
@@ -402,7 +342,7 @@ try {
 } catch (error) {
   // Also where nothing was checked.
   failures += 1;
-  console.log(error.stack);
+  if (!givenUp) console.log(error.stack);
 } finally {
   await end();
 }

@@ -5,6 +5,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
+import { atEnd } from "./processes.mjs";
+
 const STEP_MS = 10_000;
 
 /** Leaves dashboard.html and dashboard.png in `out`. */
@@ -26,7 +28,12 @@ export async function draw(dashboard, { from, to, tools, out }) {
     executablePath: "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
       "--disable-component-update", "--disable-sync", "--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND"],
+    // A signal ends it with the others.
+    handleSIGHUP: false,
+    handleSIGINT: false,
+    handleSIGTERM: false,
   });
+  atEnd(() => browser.close());
   try {
     const tab = await browser.newPage({ viewport: { width: 1600, height: 900 } });
     tab.setDefaultTimeout(STEP_MS);

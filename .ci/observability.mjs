@@ -2,26 +2,27 @@
 // what it must have seen afterwards.
 
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { createHmac, createPrivateKey, generateKeyPairSync, randomUUID, sign } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, createServer, request as httpRequest } from "node:http";
 import { Agent as TlsAgent, request as httpsRequest } from "node:https";
-import { connect, createServer as createListener } from "node:net";
-import { tmpdir } from "node:os";
+import { connect } from "node:net";
 import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
 
 import { draw } from "./observability-page.mjs";
+import { atEnd, directory, end, endsWithin, freePorts, givenUp, start, until } from "./processes.mjs";
 
 const [binary, tools] = process.argv.slice(2).map((path) => resolve(path));
-process.setMaxListeners(0);
 const RULES = "helm/llavero/files/alerts.yaml";
 const DASHBOARD = "helm/llavero/files/dashboard.json";
 const OUT = resolve("target/observability");
 
 const RUN_MS = 60_000;
-const WHOLE_RUN_MS = 150_000;
+
+endsWithin(150);
 
 // What this run can't show, with the reason. A name here that is shown all the same is an error too.
 const NOT_SHOWN = {
@@ -30,86 +31,12 @@ const NOT_SHOWN = {
   panels: {},
 };
 
-// ---- what is started, and that it ends ----
-
-const endings = [];
-let over = false;
-
-async function end() {
-  over = true;
-  for (let ending; (ending = endings.pop()); ) {
-    try {
-      await ending();
-    } catch (error) {
-      console.log(`not ended: ${error.message}`);
-    }
-  }
-}
-
-async function giveUp(why, code) {
-  console.log(`ended early: ${why}`);
-  setTimeout(() => process.exit(code), 8_000).unref();
-  await end();
-  process.exit(code);
-}
-
-for (const [signal, number] of [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]]) {
-  process.on(signal, () => giveUp(signal, 128 + number));
-}
-setTimeout(() => giveUp(`more than ${WHOLE_RUN_MS / 1000} s`, 1), WHOLE_RUN_MS).unref();
-
-const dir = mkdtempSync(join(tmpdir(), "llavero-observability-"));
-endings.push(() => rmSync(dir, { recursive: true, force: true }));
-
-/** Starts a program. `unread`: nobody reads what it says on stderr. */
-function start(command, args, { env = {}, unread = false, log } = {}) {
-  const child = spawn(command, args, {
-    env: { PATH: process.env.PATH, HOME: dir, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const kill = () => child.kill("SIGKILL");
-  process.on("exit", kill);
-  child.said = "";
-  for (const stream of [child.stdout, ...(unread ? [] : [child.stderr])]) {
-    stream.setEncoding("utf8").on("data", (part) => (child.said = (child.said + part).slice(-20_000)));
-  }
-  child.ended = new Promise((done) => {
-    child.on("error", done);
-    child.on("exit", done);
-  });
-  child.stop = async () => {
-    child.kill("SIGTERM");
-    const late = setTimeout(kill, 4_000);
-    await child.ended;
-    clearTimeout(late);
-    if (log) writeFileSync(join(OUT, log), child.said);
-  };
-  endings.push(child.stop);
+/** Starts a program; what it printed last is left in a file, if one is named. */
+async function startLogged(name, log, command, args, options) {
+  let child;
+  if (log) atEnd(() => child && writeFileSync(join(OUT, log), child.text()));
+  child = await start(name, command, args, { signal: "SIGTERM", ...options });
   return child;
-}
-
-function freePort() {
-  return new Promise((give, fail) => {
-    const listener = createListener();
-    listener.on("error", fail).listen(0, "127.0.0.1", () => {
-      const { port } = listener.address();
-      listener.close(() => give(port));
-    });
-  });
-}
-
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-
-async function eventually(what, body, ms = 20_000) {
-  const until = Date.now() + ms;
-  for (let last; ; await sleep(100)) {
-    try {
-      return await body();
-    } catch (error) {
-      last = error;
-    }
-    if (Date.now() > until) throw new Error(`${what}: ${last.message}`);
-  }
 }
 
 // ---- requests ----
@@ -184,7 +111,7 @@ async function startNeighbour() {
     });
   });
   await new Promise((done, fail) => server.on("error", fail).listen(0, "127.0.0.1", done));
-  endings.push(() => {
+  atEnd(() => {
     server.closeAllConnections();
     return new Promise((done) => server.close(done));
   });
@@ -193,10 +120,10 @@ async function startNeighbour() {
 }
 
 async function startErp() {
-  const port = await freePort();
+  const [port] = await freePorts(1);
   const url = `http://127.0.0.1:${port}`;
-  start(binary, ["sim", "--listen", `127.0.0.1:${port}`], { log: "erp.log" });
-  await eventually("the simulated ERP", () => askJson(`${url}/_sim/tenants/carper/faults`));
+  const child = await startLogged("the simulated ERP", "erp.log", binary, ["sim", "--listen", `127.0.0.1:${port}`]);
+  await until("the simulated ERP", () => askJson(`${url}/_sim/tenants/carper/faults`), child);
   return {
     url,
     add: (tenant) =>
@@ -232,11 +159,11 @@ const SECRETS = Object.fromEntries([
 
 /** What is common to all gateways, and what is each one's own. */
 async function gateway(name, job, erp, neighbour, own = {}) {
-  const at = join(dir, name);
+  const at = join(directory, name);
   const tenants = own.tenants ?? ["sana"];
   mkdirSync(join(at, "tenants"), { recursive: true });
   for (const tenant of tenants) writeFileSync(join(at, "tenants", `${tenant}.yaml`), tenantFile(tenant));
-  const [port, admin] = [await freePort(), await freePort()];
+  const [port, admin] = await freePorts(2);
   const issuers = own.issuers ?? [
     `{issuer: "${ISSUER}", audience: [llavero], algorithms: [HS256], secret: {env: SECRET}}`,
     `{issuer: "${neighbour.url}/", audience: [llavero], algorithms: [ES256], jwks_url: "${neighbour.url}/keys"}`,
@@ -272,12 +199,10 @@ audit: {output: ${own.audit ?? "stdout"}}
   const it = { name, job, at, config, admin: `http://127.0.0.1:${admin}`, url: `${scheme}://127.0.0.1:${port}`, port, env };
   it.start = async () => {
     const [command, ...args] = [...(own.within ?? []), binary, "serve", "--config", config];
-    it.process = start(command, args, { env, unread: own.unread, log: own.unread ? undefined : `${name}.log` });
+    const options = { env, unread: own.unread };
+    it.process = await startLogged(name, own.unread ? undefined : `${name}.log`, command, args, options);
     it.process.ended.then(() => (it.isUp = false));
-    await eventually(`${name}'s admin port`, async () => {
-      assert.ok(it.process.exitCode === null, it.process.said);
-      await ask(`${it.admin}/livez`);
-    });
+    await until(`${name}'s admin port`, () => ask(`${it.admin}/livez`), it.process);
     it.isUp = true;
   };
   await it.start();
@@ -298,12 +223,12 @@ function hurried(rules) {
 }
 
 async function startPrometheus(gateways) {
-  const port = await freePort();
-  writeFileSync(join(dir, "alerts.yaml"), hurried(readFileSync(RULES, "utf8")));
+  const [port] = await freePorts(1);
+  writeFileSync(join(directory, "alerts.yaml"), hurried(readFileSync(RULES, "utf8")));
   const jobs = [...new Set(gateways.map(({ job }) => job))];
   const config = {
     global: { scrape_interval: "1s", scrape_timeout: "1s", evaluation_interval: "1s" },
-    rule_files: [join(dir, "alerts.yaml")],
+    rule_files: [join(directory, "alerts.yaml")],
     scrape_configs: jobs.map((job) => ({
       job_name: job,
       static_configs: gateways.filter((it) => it.job === job).map((it) => ({
@@ -313,19 +238,15 @@ async function startPrometheus(gateways) {
     })),
   };
   // JSON is YAML.
-  writeFileSync(join(dir, "prometheus.yaml"), JSON.stringify(config));
-  start(
-    "prometheus",
-    [
-      `--config.file=${join(dir, "prometheus.yaml")}`,
-      `--storage.tsdb.path=${join(dir, "data")}`,
-      `--web.listen-address=127.0.0.1:${port}`,
-      "--log.level=warn",
-    ],
-    { log: "prometheus.log" },
-  );
+  writeFileSync(join(directory, "prometheus.yaml"), JSON.stringify(config));
+  const child = await startLogged("Prometheus", "prometheus.log", "prometheus", [
+    `--config.file=${join(directory, "prometheus.yaml")}`,
+    `--storage.tsdb.path=${join(directory, "data")}`,
+    `--web.listen-address=127.0.0.1:${port}`,
+    "--log.level=warn",
+  ]);
   const url = `http://127.0.0.1:${port}`;
-  await eventually("Prometheus", async () => assert.equal((await ask(`${url}/-/ready`)).status, 200));
+  await until("Prometheus", async () => (await ask(`${url}/-/ready`)).status === 200, child);
   const api = async (path, parameters = {}) => {
     const { data } = await askJson(`${url}/api/v1/${path}?${new URLSearchParams(parameters)}`, { timeout: 30_000 });
     return data;
@@ -343,6 +264,8 @@ async function startPrometheus(gateways) {
 const ORDEN = "/v1/ordenes/";
 const authorized = (bearer) => ({ Authorization: `Bearer ${bearer}` });
 const any = (count) => Math.floor(Math.random() * count);
+
+let over = false;
 
 /** What goes on until the run is over. Answers that fail are what is wanted here. */
 function repeatedly(pauseMs, body, atOnce = 1) {
@@ -476,7 +399,7 @@ function crowd(it, count) {
         const socket = connect(it.port, "127.0.0.1");
         socket.on("error", done).on("close", done).resume();
         socket.write("GET /problems/internal HTTP/1.1\r\nHost: run.example\r\n\r\n");
-        endings.push(() => socket.destroy());
+        atEnd(() => socket.destroy());
       }),
     count,
   );
@@ -491,7 +414,7 @@ async function handshakes({ port, url }) {
 }
 
 async function takesTls() {
-  const at = join(dir, "tls-try");
+  const at = join(directory, "tls-try");
   mkdirSync(join(at, "tenants"), { recursive: true });
   makeCertificate(at);
   writeFileSync(
@@ -640,10 +563,10 @@ async function run() {
 
   const hasTls = await takesTls();
   const tls = "  tls: {cert_file: tls.crt, key_file: tls.key}\n";
-  mkdirSync(join(dir, "ill"));
-  makeCertificate(join(dir, "ill"));
+  mkdirSync(join(directory, "ill"));
+  makeCertificate(join(directory, "ill"));
   // A control group as a container would see it: the limit is a file, and nothing else is limited by it.
-  const group = join(dir, "group");
+  const group = join(directory, "group");
   mkdirSync(group);
   writeFileSync(join(group, "memory.max"), `${12 << 20}\n`);
   const within = ["unshare", ...(process.getuid() === 0 ? [] : ["--map-root-user"]), "--mount", "sh", "-c",
@@ -677,6 +600,7 @@ async function run() {
   const gateways = [well, ill, slow, empty, crowded, noisy, restless, gone];
   const prometheus = await startPrometheus(gateways);
 
+  atEnd(() => (over = true));
   const from = Math.floor(Date.now() / 1000);
   const began = Date.now();
   const annotations = new Map();
@@ -739,7 +663,7 @@ try {
   await run();
 } catch (error) {
   gaps += 1;
-  console.log(error.stack);
+  if (!givenUp) console.log(error.stack);
 } finally {
   await end();
 }

@@ -8,7 +8,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ORDERS, directory, endsWithin, erp, freePorts, gateway, percentile, photo, start, token, until } from "./stage.mjs";
+import { directory, endsWithin, freePorts, start, until } from "./processes.mjs";
+import { ORDERS, erp, gateway, percentile, photo, token } from "./stage.mjs";
 
 const [binary] = process.argv.slice(2);
 const RATE = Number(process.env.LLAVERO_RATE ?? 500);
@@ -21,6 +22,8 @@ const READ_ORDERS = 50;
 const SETTLED_MS = 700;
 /** Shorter than the default, so harder. HAProxy's checks are over in half of it. */
 const DRAIN_DELAY = "2s";
+/** More than an instance prints in a run: its warnings are counted from its start. */
+const KEPT_BYTES = 64 * 1024 * 1024;
 /** Where a caller is who isn't at the proxy's own address. */
 const ELSEWHERE = "127.0.0.2";
 
@@ -221,18 +224,14 @@ const { at, journal } = await erp(binary);
 
 async function behind(name) {
   // The proxy speaks for everybody, so it is no single address among others.
-  const settings = { server: `trusted_proxies: [127.0.0.1/32], drain_delay: ${DRAIN_DELAY}` };
+  const settings = { server: `trusted_proxies: [127.0.0.1/32], drain_delay: ${DRAIN_DELAY}`, keep: KEPT_BYTES };
   const instances = [await gateway(binary, at, settings), await gateway(binary, at, settings)];
   for (const instance of instances) await instance.start();
   const [port] = await freePorts(1);
   const file = join(directory, `${name}.conf`);
   writeFileSync(file, configurations[name](port, instances));
-  const proxy = start(name, ...commands[name](file));
-  await until(name, async () => {
-    if (proxy.exitCode !== null) throw new Error(`${name} ended:\n${proxy.text()}`);
-    const answer = await fetch(`http://127.0.0.1:${port}/v1/me`).catch(() => undefined);
-    return answer?.status === 401;
-  });
+  const proxy = await start(name, ...commands[name](file));
+  await until(name, async () => (await fetch(`http://127.0.0.1:${port}/v1/me`)).status === 401, proxy);
   const client = await clientSeen(port, instances);
   if (client !== ELSEWHERE) console.log(`${name}: a caller at ${ELSEWHERE} is taken for ${client}`);
   isWell &&= client === ELSEWHERE;

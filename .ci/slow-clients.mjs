@@ -9,7 +9,8 @@ import { Agent, request } from "node:http";
 import { loadavg } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { endsWithin, erp, gateway, memory, percentile, start, token, until } from "./stage.mjs";
+import { endsWithin, start, until } from "./processes.mjs";
+import { erp, gateway, memory, percentile, token } from "./stage.mjs";
 
 const [binary] = process.argv.slice(2);
 const withControl = process.env.LLAVERO_CONTROL === "1";
@@ -126,7 +127,7 @@ const mib = (kib) => (kib / 1024).toFixed(0);
 async function beside(name, held, begin) {
   const before = await measured(BEFORE);
   for (const target of other ? [other, it] : [it]) {
-    const slow = begin(target);
+    const slow = await begin(target);
     if (held > 0) await until(name, () => sockets(target).open >= held);
     else await sleep(1000);
     const during = await measured(DURING, target);

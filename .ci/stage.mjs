@@ -1,71 +1,14 @@
 // What `.ci/rollout` and `.ci/slow-clients` begin with: a simulated ERP, gateways before it, callers' tokens
-// and photos. Everything ends with this process.
+// and photos.
 
-import { spawn } from "node:child_process";
 import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { crc32, deflateSync } from "node:zlib";
+import { directory, freePorts, start, until } from "./processes.mjs";
 
 const ISSUER = "https://id.example.com/";
 export const ORDERS = 200;
-export const directory = mkdtempSync(join(tmpdir(), "llavero-stage-"));
-const children = new Set();
-
-process.on("exit", () => {
-  for (const child of children) child.kill("SIGKILL");
-  rmSync(directory, { recursive: true, force: true });
-});
-for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
-
-/** Ends everything if it takes longer than that. */
-export function endsWithin(seconds) {
-  setTimeout(() => {
-    console.error(`ended: it took longer than ${seconds} s`);
-    process.exit(1);
-  }, seconds * 1000).unref();
-}
-
-/** Ports that nobody has. */
-export async function freePorts(count) {
-  const listeners = Array.from({ length: count }, () => createServer());
-  const ports = [];
-  for (const listener of listeners) {
-    await new Promise((done) => listener.listen(0, "127.0.0.1", done));
-    ports.push(listener.address().port);
-  }
-  for (const listener of listeners) await new Promise((done) => listener.close(done));
-  return ports;
-}
-
-/** A process that ends with this one; its output goes to a file. */
-export function start(name, command, args) {
-  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
-  const output = [];
-  for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => output.push(text));
-  child.text = () => Buffer.concat(output).toString();
-  child.ended = new Promise((done) => child.on("exit", (code, signal) => done(code ?? signal)));
-  child.on("error", (error) => {
-    console.error(`${name} can't be started: ${error.message}`);
-    process.exit(1);
-  });
-  children.add(child);
-  child.ended.then(() => children.delete(child));
-  return child;
-}
-
-/** Waits until it holds, 30 s at most. */
-export async function until(what, holds) {
-  for (let tries = 0; tries < 600; tries += 1) {
-    const found = await holds();
-    if (found) return found;
-    await sleep(50);
-  }
-  throw new Error(`${what} doesn't come`);
-}
 
 const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
 
@@ -82,8 +25,8 @@ export function token(sub) {
 /** The simulated ERP. Gives back where it is and how to ask it what it received. */
 export async function erp(binary, prefix = []) {
   const [command, ...args] = [...prefix, binary, "sim", "--listen", "127.0.0.1:0"];
-  const child = start("the simulated ERP", command, args);
-  const [, at] = await until("the simulated ERP", () => /(http:\/\/[^/]+)\//.exec(child.text()));
+  const child = await start("the simulated ERP", command, args);
+  const [, at] = await until("the simulated ERP", () => /(http:\/\/[^/]+)\//.exec(child.text()), child);
   const key = randomBytes(16).toString("hex");
   writeFileSync(join(directory, "carper.key"), key);
   const users = [{ username: "app", password: randomBytes(9).toString("hex"), api_key: key }];
@@ -95,8 +38,11 @@ export async function erp(binary, prefix = []) {
   return { at, journal: `${at}/_sim/requests` };
 }
 
-/** A gateway before it, with its own ports and more settings of `server`; `start` runs it, any number of times. */
-export async function gateway(binary, erpAt, { prefix = [], server }) {
+/**
+ * A gateway before it, with its own ports and more settings of `server`; `start` runs it, any number of times. Of what
+ * it prints, the last `keep` bytes are kept.
+ */
+export async function gateway(binary, erpAt, { prefix = [], server, keep }) {
   const [port, adminPort] = await freePorts(2);
   writeFileSync(join(directory, "issuer.pem"), publicKey.export({ type: "spki", format: "pem" }));
   const tenants = join(directory, "tenants");
@@ -120,11 +66,8 @@ limits: {user: ${many}, tenant: ${many}}
     adminPort,
     child: undefined,
     async start() {
-      this.child = start("a gateway", command, args);
-      await until("a gateway that is ready", async () => {
-        if (this.child.exitCode !== null) throw new Error(`a gateway ended:\n${this.child.text()}`);
-        return isReady();
-      });
+      this.child = await start("a gateway", command, args, { keep });
+      await until("a gateway that is ready", isReady, this.child);
     },
   };
 }
