@@ -202,7 +202,7 @@ audit: {output: ${own.audit ?? "stdout"}}
     const options = { env, unread: own.unread };
     it.process = await startLogged(name, own.unread ? undefined : `${name}.log`, command, args, options);
     it.process.ended.then(() => (it.isUp = false));
-    await until(`${name}'s admin port`, () => ask(`${it.admin}/livez`), it.process);
+    await until(`the gateway ${name}`, () => ask(`${it.admin}/livez`), it.process);
     it.isUp = true;
   };
   await it.start();

@@ -73,12 +73,11 @@ async function endInOrder() {
   }
 }
 
-/** Ends everything early; at once, where nothing has to end in order. */
+/** Ends the script early, and first what it started. */
 function giveUp(why, code) {
   if (givenUp) return;
   givenUp = true;
   console.log(`ended early: ${why}`);
-  if (endings.length === 0 && !inOrder) process.exit(code);
   setTimeout(() => process.exit(code), GIVE_UP_MS);
   (inOrder ??= endInOrder()).then(() => process.exit(code));
 }
@@ -95,14 +94,14 @@ function killGroup({ pid }) {
 /**
  * Starts a program; gives its process once it runs. It gets no environment but `env` and what any program needs.
  *
- * - `signal`: ends it in order at the end; without one it is killed.
+ * - `signal`: what ends it; one that doesn't end it in time is killed.
  * - `keep`: of its output, the last so many bytes are kept.
  * - `unread`: nobody reads what it says on stderr.
  *
  * The process has `text()`, what it printed; `ended`, which waits for its end and gives its exit code or signal, as
  * `outcome` does from then on; and `stop()`, which ends it.
  */
-export async function start(name, command, args, { env = {}, signal, keep = KEPT_BYTES, unread = false } = {}) {
+export async function start(name, command, args, { env = {}, signal = "SIGKILL", keep = KEPT_BYTES, unread = false } = {}) {
   const { PATH } = process.env;
   const child = spawn(command, args, {
     env: { PATH, HOME: directory, TMPDIR: directory, ...env },
@@ -122,12 +121,12 @@ export async function start(name, command, args, { env = {}, signal, keep = KEPT
     });
   });
   child.stop = async () => {
-    child.kill(signal ?? "SIGKILL");
+    child.kill(signal);
     const late = setTimeout(() => killGroup(child), STOP_MS);
     await child.ended;
     clearTimeout(late);
   };
-  if (signal) endings.push(child.stop);
+  endings.push(child.stop);
   await new Promise((done, fail) => {
     child.once("spawn", done);
     child.once("error", (error) => fail(new Error(`${name} can't be started: ${error.message}`)));
@@ -154,7 +153,10 @@ function collect(streams, keep) {
  * is: nothing is waited for from who has ended.
  */
 export async function until(what, holds, child) {
-  const printed = () => (child ? `; it printed:\n${child.text().slice(-SHOWN_CHARACTERS)}` : "");
+  const printed = () => {
+    const text = child?.text().trimEnd().slice(-SHOWN_CHARACTERS);
+    return text ? ` and printed:\n${text}` : child ? " and printed nothing" : "";
+  };
   const last = performance.now() + COME_MS;
   for (let why = ""; ; await sleep(LOOK_MS)) {
     const outcome = child?.outcome;

@@ -8,7 +8,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { directory, endsWithin, freePorts, start, until } from "./processes.mjs";
+import { directory, end, endsWithin, freePorts, start, until } from "./processes.mjs";
 import { ORDERS, erp, gateway, percentile, photo, token } from "./stage.mjs";
 
 const [binary] = process.argv.slice(2);
@@ -230,7 +230,8 @@ async function behind(name) {
   const [port] = await freePorts(1);
   const file = join(directory, `${name}.conf`);
   writeFileSync(file, configurations[name](port, instances));
-  const proxy = await start(name, ...commands[name](file));
+  // Killed, nginx would leave its workers.
+  const proxy = await start(name, ...commands[name](file), { signal: "SIGTERM" });
   await until(name, async () => (await fetch(`http://127.0.0.1:${port}/v1/me`)).status === 401, proxy);
   const client = await clientSeen(port, instances);
   if (client !== ELSEWHERE) console.log(`${name}: a caller at ${ELSEWHERE} is taken for ${client}`);
@@ -269,10 +270,11 @@ async function behind(name) {
   if (rate <= RATE * 0.9) console.log(`  the rate of ${RATE}/s was not reached: that shows nothing`);
   isWell &&= callers.failures.length + twice + never === 0 && all > 0 && rate > RATE * 0.9;
   callers.agent.destroy();
-  proxy.kill("SIGKILL");
-  for (const instance of instances) instance.child.kill("SIGKILL");
+  await proxy.stop();
+  for (const instance of instances) await instance.child.stop();
 }
 
 for (const name of (process.env.LLAVERO_PROXY ?? "haproxy nginx").split(" ")) await behind(name);
 console.log(isWell ? "rollout: nothing failed, nothing was made twice" : "rollout: FAILED");
+await end();
 process.exit(isWell ? 0 : 1);

@@ -9,7 +9,7 @@ import { Agent, request } from "node:http";
 import { loadavg } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { endsWithin, start, until } from "./processes.mjs";
+import { end, endsWithin, start, until } from "./processes.mjs";
 import { erp, gateway, memory, percentile, token } from "./stage.mjs";
 
 const [binary] = process.argv.slice(2);
@@ -131,7 +131,7 @@ async function beside(name, held, begin) {
     if (held > 0) await until(name, () => sockets(target).open >= held);
     else await sleep(1000);
     const during = await measured(DURING, target);
-    slow.kill("SIGKILL");
+    await slow.stop();
     await until(`the end of ${name}`, () => sockets(target).open <= OWN);
     console.log(`${name}${target === other ? " on another gateway" : ""}: p99 ${ms(before.p99)} → ${ms(during.p99)} ms (${ms(during.p99 / before.p99)} ×), `
       + `p50 ${ms(before.p50)} → ${ms(during.p50)} ms; processor ${before.core.toFixed(0)} → ${during.core.toFixed(0)} % of a core; `
@@ -176,4 +176,5 @@ await beside("300 slow uploads with a token", 280, peers("uploads", 300));
 console.log(`load average after: ${loadavg()[0].toFixed(1)}; at most ${mib(memory(it.child, "VmHWM"))} MiB held; ${failed} of the other client's requests failed`);
 if (failed > 0) isWell = false;
 console.log(isWell ? "slow clients: nobody else's request failed, memory is bounded" : "slow clients: FAILED");
+await end();
 process.exit(isWell ? 0 : 1);
