@@ -1,5 +1,5 @@
-// Programs that a script of `.ci` starts, and a directory for what they write. All of it ends with the script, however
-// the script ends, short of SIGKILL; and a script that imports this ends at a signal, with what it started.
+// Programs that a script of `.ci` starts, and a directory for what they write. However the script ends, short of
+// SIGKILL, they end before it and the directory is removed.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -20,13 +20,15 @@ const SHOWN_CHARACTERS = 20_000;
 
 const script = basename(process.argv[1], ".mjs");
 
-/** A directory of this run alone. What programs make in the directory for temporary files is in it too. */
+/** A directory of this run alone. Temporary files are made in it, the browser's and the programs' too. */
 export const directory = mkdtempSync(join(tmpdir(), `llavero-${script}-`));
 process.env.TMPDIR = directory;
 
-/** Whether the script is being ended early: what fails from then on, fails for want of what was ended. */
+/** Whether the script is being ended early: what fails from then on, fails for want of what is ended. */
 export let givenUp = false;
 
+/** What a script waits for here that is being ended early: it has no more to say. */
+const never = new Promise(() => {});
 const endings = [];
 let inOrder;
 const running = new Set();
@@ -59,8 +61,7 @@ export function atEnd(ending) {
 /** Ends in order what was started, the last first. */
 export async function end() {
   await (inOrder ??= endInOrder());
-  // Where the script is ended early, it has no more to say.
-  if (givenUp) await new Promise(() => {});
+  if (givenUp) await never;
 }
 
 async function endInOrder() {
@@ -82,7 +83,7 @@ function giveUp(why, code) {
   (inOrder ??= endInOrder()).then(() => process.exit(code));
 }
 
-/** Kills a program and what it started; what leads a group may be gone before the others. */
+/** Kills a program and what it started, which may be there still when the program isn't. */
 function killGroup({ pid }) {
   try {
     process.kill(-pid, "SIGKILL");
@@ -112,7 +113,7 @@ export async function start(name, command, args, { env = {}, signal = "SIGKILL",
   running.add(child);
   child.text = collect(unread ? [child.stdout] : [child.stdout, child.stderr], keep);
   child.on("exit", () => killGroup(child));
-  child.ended = new Promise((done) => {
+  const closed = new Promise((done) => {
     // Not before all of its output is read.
     child.on("close", (code, killedBy) => {
       running.delete(child);
@@ -120,10 +121,11 @@ export async function start(name, command, args, { env = {}, signal = "SIGKILL",
       done(child.outcome);
     });
   });
+  child.ended = closed.then((outcome) => (givenUp ? never : outcome));
   child.stop = async () => {
     child.kill(signal);
     const late = setTimeout(() => killGroup(child), STOP_MS);
-    await child.ended;
+    await closed;
     clearTimeout(late);
   };
   endings.push(child.stop);
@@ -149,14 +151,11 @@ function collect(streams, keep) {
 }
 
 /**
- * Waits until it holds, and gives what it gave. That it throws is that it doesn't hold yet. `child` is whose doing it
- * is: nothing is waited for from who has ended.
+ * Waits until it holds, and gives what it gave; where it throws, it doesn't hold yet. `child` is the program that has
+ * to make it hold: once that has ended, there is nothing to wait for.
  */
 export async function until(what, holds, child) {
-  const printed = () => {
-    const text = child?.text().trimEnd().slice(-SHOWN_CHARACTERS);
-    return text ? ` and printed:\n${text}` : child ? " and printed nothing" : "";
-  };
+  const printed = () => `printed${child.text() ? `:\n${child.text().slice(-SHOWN_CHARACTERS)}` : " nothing"}`;
   const last = performance.now() + COME_MS;
   for (let why = ""; ; await sleep(LOOK_MS)) {
     const outcome = child?.outcome;
@@ -166,8 +165,10 @@ export async function until(what, holds, child) {
     } catch (error) {
       why = `: ${error.message}`;
     }
-    if (outcome !== undefined) throw new Error(`${what} doesn't come, it ended (${outcome})${printed()}`);
-    if (performance.now() > last) throw new Error(`${what} doesn't come within ${COME_MS / 1000} s${why}${printed()}`);
+    if (givenUp) await never;
+    if (outcome !== undefined) throw new Error(`${what} doesn't come: it ended (${outcome}) and ${printed()}`);
+    if (performance.now() < last) continue;
+    throw new Error(`${what} doesn't come within ${COME_MS / 1000} s${why}${child ? `; it ${printed()}` : ""}`);
   }
 }
 
