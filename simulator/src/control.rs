@@ -32,10 +32,11 @@ Simulated Admintotal ERP
   GET    /_sim/tenants/CLAVE/faults            what is going wrong
   PUT    /_sim/tenants/CLAVE/faults            make it go wrong: {\"status\": {\"code\": 503, \"times\": 2}}
   DELETE /_sim/tenants/CLAVE/faults            make it well
+  DELETE /_sim/tenants/CLAVE/held              let those go that the fault hold keeps waiting
   GET    /_sim/tenants/CLAVE/imagenes/ID       the bytes of an uploaded image
 
-Faults: delay, hang, status, html, garbage, truncate, redirect, wrong_record, expired_tokens, paging, rate_limit,
-odd_data, only, accept_then_hang. The ERP itself is at /CLAVE/api/v2/, or at /api/v2/ of a host CLAVE.*
+Faults: delay, hold, hang, status, html, garbage, truncate, redirect, wrong_record, expired_tokens, paging,
+rate_limit, odd_data, only, accept_then_hang. The ERP itself is at /CLAVE/api/v2/, or at /api/v2/ of a host CLAVE.*
 ";
 
 type Sim = State<Arc<Shared>>;
@@ -50,6 +51,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
             "/_sim/tenants/{clave}/faults",
             get(faults).put(set_faults).delete(clear_faults),
         )
+        .route("/_sim/tenants/{clave}/held", axum::routing::delete(let_go))
         .route(
             "/_sim/tenants/{clave}/users/{username}",
             axum::routing::put(change_user),
@@ -135,6 +137,13 @@ async fn set_faults(
 async fn clear_faults(State(shared): Sim, Path(clave): Path<String>) -> Result<Reply, Reply> {
     shared
         .with(&clave, |tenant| tenant.faults.set(Faults::default()))
+        .ok_or_else(no_such_tenant)?;
+    Ok(done())
+}
+
+async fn let_go(State(shared): Sim, Path(clave): Path<String>) -> Result<Reply, Reply> {
+    shared
+        .with(&clave, |tenant| tenant.faults.let_go())
         .ok_or_else(no_such_tenant)?;
     Ok(done())
 }

@@ -60,7 +60,7 @@ async fn serve(entry: Entry, request: Request) -> Response {
         let credential = Credential::of(tenant, &parts, &plan);
         (plan, credential)
     });
-    let (plan, credential) = arrival.unwrap_or_default();
+    let (mut plan, credential) = arrival.unwrap_or_default();
     let ticket = Ticket::open(
         &entry.shared,
         &parts,
@@ -82,6 +82,12 @@ async fn serve(entry: Entry, request: Request) -> Response {
     if let Some(delay) = plan.delay {
         tokio::select! {
             () = time::sleep(delay) => {}
+            () = entry.closed() => {}
+        }
+    }
+    if let Some(held) = &mut plan.held {
+        tokio::select! {
+            () = held.ends() => {}
             () = entry.closed() => {}
         }
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::reply::Reply;
 
 /// Everything that can be made to go wrong for one tenant. Nothing does by default.
 ///
-/// `delay` comes first. Of `hang`, `rate_limit`, `status`, `redirect`, `html` and `garbage` the first that is set
+/// `delay` comes first, then `hold`. Of `hang`, `rate_limit`, `status`, `redirect`, `html` and `garbage` the first that is set
 /// decides, in this order, before credentials are looked at; the request then changes nothing. The others alter
 /// how a request is served.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Faults {
     /// Milliseconds to wait before anything else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<u64>,
+    /// Keeps requests waiting until they are let go, whatever the faults are by then. They are then served as they
+    /// would have been when they came.
+    pub hold: bool,
     /// Never answers.
     pub hang: bool,
     /// Answers with a status instead of serving.
@@ -147,12 +150,15 @@ fn status_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Err
 pub(crate) struct ActiveFaults {
     faults: Faults,
     let_through: VecDeque<Instant>,
+    /// Tells those who are held that they may go; so does its end.
+    go: watch::Sender<()>,
 }
 
 /// What goes wrong with one request.
 #[derive(Default)]
 pub(crate) struct Plan {
     pub(crate) delay: Option<Duration>,
+    pub(crate) held: Option<Held>,
     pub(crate) instead: Option<Instead>,
     pub(crate) truncate: bool,
     pub(crate) wrong_record: bool,
@@ -160,6 +166,17 @@ pub(crate) struct Plan {
     pub(crate) odd_data: bool,
     pub(crate) hang_after_write: bool,
     pub(crate) paging: Paging,
+}
+
+/// A wait that began when the request came.
+pub(crate) struct Held(watch::Receiver<()>);
+
+impl Held {
+    /// Waits until it is let go.
+    pub(crate) async fn ends(&mut self) {
+        // Where the tenant has been replaced nobody else could let it go.
+        let _ = self.0.changed().await;
+    }
 }
 
 /// What happens instead of serving.
@@ -196,10 +213,13 @@ impl ActiveFaults {
     const WINDOW: Duration = Duration::from_secs(60);
 
     pub(crate) fn set(&mut self, faults: Faults) {
-        *self = Self {
-            faults,
-            let_through: VecDeque::new(),
-        };
+        self.faults = faults;
+        self.let_through.clear();
+    }
+
+    /// Lets those go that are held.
+    pub(crate) fn let_go(&self) {
+        self.go.send_replace(());
     }
 
     /// The faults as they stand: a status that has healed is gone.
@@ -216,6 +236,7 @@ impl ActiveFaults {
         }
         Plan {
             delay: self.faults.delay.map(Duration::from_millis),
+            held: self.faults.hold.then(|| Held(self.go.subscribe())),
             instead: self.instead(now),
             truncate: self.faults.truncate,
             wrong_record: self.faults.wrong_record,

@@ -86,6 +86,13 @@ impl Simulator {
             .is_some()
     }
 
+    /// Lets a tenant's requests go that the fault `hold` keeps waiting. Says whether the tenant exists.
+    pub fn let_go(&self, clave: &str) -> bool {
+        self.shared
+            .with(clave, |tenant| tenant.faults.let_go())
+            .is_some()
+    }
+
     /// Changes a user's password or key. Says whether there is such a user.
     pub fn change_user(&self, clave: &str, username: &str, change: UserChange) -> bool {
         self.shared

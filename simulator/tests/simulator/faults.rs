@@ -1,20 +1,27 @@
 //! Each fault as a client meets it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use llavero_simulator::{Faults, Only, Paging, RateLimit, StatusFault};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::harness::{Erp, answer, ids};
 
-/// What is still missing after a while that is long for this machine and short for a person.
-async fn stays_unanswered(request: reqwest::RequestBuilder) {
-    let answer = tokio::time::timeout(Duration::from_millis(200), request.send());
-    assert!(answer.await.is_err());
+/// Sends a request that isn't answered: one that came later has been, and it still waits.
+async fn stays_unanswered(erp: &Erp, request: reqwest::RequestBuilder) {
+    let before = erp.simulator.requests().len();
+    let waiting = tokio::spawn(request.send());
+    erp.wait_until_received(before + 1).await;
+    for _ in 0..3 {
+        assert_eq!(erp.sim(Method::GET, "requests", None).await.0, 200);
+    }
+    assert!(!waiting.is_finished());
+    waiting.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_delay_comes_before_the_answer() {
     let erp = Erp::start().await;
     erp.faulty(Faults {
@@ -33,16 +40,49 @@ async fn a_hanging_tenant_never_answers_and_does_not_keep_the_erp_from_stopping(
         hang: true,
         ..Faults::default()
     });
-    stays_unanswered(erp.request(Method::GET, "ordenes_servicio/")).await;
+    stays_unanswered(&erp, erp.request(Method::GET, "ordenes_servicio/")).await;
     assert_eq!(erp.last_request().status, None);
 
     let waiting = erp.request(Method::GET, "ordenes_servicio/").send();
     let waiting = tokio::spawn(waiting);
-    while erp.simulator.requests().len() < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    erp.wait_until_received(2).await;
     erp.stop().await;
     waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_is_held_is_served_when_let_go_whatever_goes_wrong_by_then() {
+    let erp = Erp::start().await;
+    erp.faulty(Faults {
+        hold: true,
+        ..Faults::default()
+    });
+    let held = tokio::spawn(erp.request(Method::GET, "ordenes_servicio/1/").send());
+    erp.wait_until_received(1).await;
+    erp.faulty(Faults {
+        status: Some(StatusFault::new(503)),
+        ..Faults::default()
+    });
+    assert_eq!(erp.get("ordenes_servicio/1/").await.status(), 503);
+    assert_eq!(erp.simulator.requests()[0].status, None, "it waits");
+    let let_go = erp.sim(Method::DELETE, "tenants/prueba/held", None);
+    assert_eq!(let_go.await.0, 200);
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+    let nobody = erp.sim(Method::DELETE, "tenants/nadie/held", None);
+    assert_eq!(nobody.await.0, 404);
+}
+
+#[tokio::test]
+async fn who_is_held_does_not_keep_the_erp_from_stopping() {
+    let erp = Erp::start().await;
+    erp.faulty(Faults {
+        hold: true,
+        ..Faults::default()
+    });
+    let held = tokio::spawn(erp.request(Method::GET, "ordenes_servicio/1/").send());
+    erp.wait_until_received(1).await;
+    erp.stop().await;
+    held.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -248,6 +288,7 @@ async fn a_write_can_be_taken_and_never_answered() {
     });
     let change = json!({"descripcion": "tomada"});
     stays_unanswered(
+        &erp,
         erp.request(Method::PATCH, "ordenes_servicio/4/")
             .json(&change),
     )

@@ -58,12 +58,23 @@ impl Erp {
     pub async fn stop(self) {
         drop(self.client);
         self.stop.send(()).unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(5), self.running);
+        let ended = tokio::time::timeout(Duration::from_secs(20), self.running);
         ended.await.unwrap().unwrap().unwrap();
     }
 
     pub fn faulty(&self, faults: Faults) {
         assert!(self.simulator.set_faults("prueba", faults));
+    }
+
+    /// Waits until so many requests have come.
+    pub async fn wait_until_received(&self, number: usize) {
+        let come = async {
+            while self.simulator.requests().len() < number {
+                tokio::task::yield_now().await;
+            }
+        };
+        let come = tokio::time::timeout(Duration::from_secs(20), come).await;
+        assert!(come.is_ok(), "{number} requests don't come");
     }
 
     pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
