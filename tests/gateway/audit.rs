@@ -431,21 +431,16 @@ async fn a_client_that_leaves_in_the_middle_of_an_upload_leaves_a_record() {
 #[tokio::test]
 async fn a_client_that_leaves_while_the_erp_is_asked_changes_nothing_in_the_record() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(500),
-            ..Faults::default()
-        },
-    );
     for at in 0..5 {
-        let leaving = tokio::spawn(change(&world, &format!("leaves-{at}")).send());
+        world.holds("carper");
+        let id = format!("leaves-{at}");
+        let leaving = tokio::spawn(change(&world, &id).send());
         // Before that, nothing would have begun.
-        while world.received().len() <= at {
-            tokio::task::yield_now().await;
-        }
+        world.wait_until_received(at + 1).await;
         leaving.abort();
         assert!(leaving.await.unwrap_err().is_cancelled());
+        world.wait_until_left(&id).await;
+        world.lets_go("carper");
     }
     for at in 0..5 {
         let record = world.record_of(&format!("leaves-{at}")).await;
@@ -535,22 +530,26 @@ async fn the_drain_waits_until_the_last_record_is_written() {
     let mut app = App::build(&config, identity, Registry::default(), Clock::system()).unwrap();
     app.audit = log.log.clone();
     let listener = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (public, admin) = (listener().await, listener().await);
+    let (public_at, admin_at) = (public.local_addr().unwrap(), admin.local_addr().unwrap());
     let drain = Drain {
         delay: Duration::ZERO,
         grace: Duration::ZERO,
     };
     let stop = Stop::default();
     stop.drain.cancel();
-    let output = log.output.clone();
-    let slow = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(100));
-        output.set(|mood| mood.stuck = false);
-    });
-    server::run(app, listener().await, listener().await, drain, stop)
-        .await
-        .unwrap();
+    let served = tokio::spawn(server::run(app, public, admin, drain, stop));
+    while TcpStream::connect(public_at).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    // The admin port is the last to close, and it doesn't.
+    for _ in 0..20 {
+        TcpStream::connect(admin_at).await.unwrap();
+    }
+    assert!(!served.is_finished());
+    log.output.set(|mood| mood.stuck = false);
+    served.await.unwrap().unwrap();
     assert_eq!(log.ids(), ["the-last"], "by then, not soon after");
-    slow.join().unwrap();
 }
 
 #[tokio::test]

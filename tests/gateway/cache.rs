@@ -41,15 +41,12 @@ async fn an_answer_is_fresh_for_its_ttl_and_says_so() {
 #[tokio::test]
 async fn equal_requests_at_once_are_one_request_to_the_erp() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(150),
-            ..Faults::default()
-        },
-    );
-    let replies =
-        futures_util::future::join_all((0..20).map(|_| world.get("/v1/ordenes/11001"))).await;
+    world.holds("carper");
+    let all = futures_util::future::join_all((0..20).map(|_| world.get("/v1/ordenes/11001")));
+    let (replies, ()) = tokio::join!(all, async {
+        world.wait_until_authenticated(20).await;
+        world.lets_go("carper");
+    });
     assert_eq!(world.received().len(), 1);
     let statuses: Vec<_> = replies
         .iter()
@@ -69,26 +66,24 @@ async fn equal_requests_at_once_are_one_request_to_the_erp() {
 #[tokio::test]
 async fn the_first_to_ask_may_leave() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(200),
-            ..Faults::default()
-        },
-    );
+    world.holds("carper");
     let leader = world
         .request(Method::GET, "/v1/ordenes/11001")
-        .timeout(Duration::from_millis(60))
-        .send();
-    let follower = async {
-        while world.received().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        world.get("/v1/ordenes/11001").await
+        .header("x-request-id", "leader-who-left");
+    let leader = tokio::spawn(leader.send());
+    world.wait_until_received(1).await;
+    let leaves = async {
+        world.wait_until_authenticated(2).await;
+        leader.abort();
+        world.wait_until_left("leader-who-left").await;
+        world.lets_go("carper");
     };
-    let (left, stayed) = tokio::join!(leader, follower);
-    assert!(left.unwrap_err().is_timeout());
+    let (stayed, ()) = tokio::join!(world.get("/v1/ordenes/11001"), leaves);
     stayed.ok(200);
+    assert_eq!(
+        stayed.header("cache-status"),
+        "llavero; fwd=uri-miss; collapsed"
+    );
     assert_eq!(world.received().len(), 1);
 }
 
@@ -196,28 +191,20 @@ async fn a_change_whose_answer_is_lost_drops_too() {
 #[tokio::test]
 async fn what_was_asked_before_a_change_is_not_kept_after_it() {
     let world = World::start().await;
-    let slow_reads = Faults {
-        delay: Some(300),
-        only: Some(llavero_simulator::Only {
-            method: Some("GET".to_owned()),
-            path_contains: None,
-        }),
-        ..Faults::default()
-    };
-    world.faults("carper", slow_reads);
+    world.holds("carper");
     let read = world.get("/v1/ordenes/11001");
     let change = async {
-        while world.received().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        world
+        world.wait_until_received(1).await;
+        world.faults("carper", Faults::default());
+        let changed = world
             .patch("/v1/ordenes/11001", json!({"status": "cancelada"}))
-            .await
+            .await;
+        world.lets_go("carper");
+        changed
     };
     let (read, changed) = tokio::join!(read, change);
     read.ok(200);
     changed.ok(200);
-    world.faults("carper", Faults::default());
     let after = world.get("/v1/ordenes/11001").await;
     assert_eq!(
         after.header("cache-status"),

@@ -292,13 +292,13 @@ async fn an_equal_photo_without_a_key_is_the_same_upload_for_a_while() {
 #[tokio::test]
 async fn equal_photos_at_once_are_attached_once() {
     let world = World::start().await;
-    let slow = Faults {
-        delay: Some(100),
-        ..Faults::default()
-    };
-    world.faults("carper", slow);
+    world.holds("carper");
     let uploads = (0..5).map(|_| world.upload(IMAGENES, form(None, sony())));
-    let replies = futures_util::future::join_all(uploads).await;
+    let (replies, ()) = tokio::join!(futures_util::future::join_all(uploads), async {
+        world.wait_until_received(1).await;
+        world.wait_until_authenticated(5).await;
+        world.lets_go("carper");
+    });
     let first = replies[0].ok(201);
     for reply in &replies {
         assert_eq!(reply.ok(201), first);
@@ -658,22 +658,15 @@ async fn a_change_with_a_condition_is_replayed_though_the_record_has_changed() {
 #[tokio::test]
 async fn a_caller_that_leaves_finds_its_answer_later() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(200),
-            ..Faults::default()
-        },
-    );
-    let leaves = world.keyed("k").multipart(form(None, sony())).send();
-    tokio::select! {
-        _ = leaves => panic!("it leaves before"),
-        () = async {
-            while world.received().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        } => {}
-    }
+    world.holds("carper");
+    let leaves = world.keyed("k").header("x-request-id", "photo-of-who-left");
+    let leaves = tokio::spawn(leaves.multipart(form(None, sony())).send());
+    world.wait_until_received(1).await;
+    leaves.abort();
+    world.wait_until_left("photo-of-who-left").await;
+    let early = world.upload_keyed("k", sony()).await;
+    early.problem(409, "idempotency-conflict");
+    world.lets_go("carper");
     let reply = loop {
         let reply = world.upload_keyed("k", sony()).await;
         if reply.status != 409 {

@@ -145,7 +145,7 @@ async fn nobody_gets_anything_of_another() {
     let workers: Vec<_> = workers.collect();
     let mut random = fastrand::Rng::with_seed(99);
     while left.load(Ordering::Acquire) > 0 {
-        change(&world, &mut random).await;
+        change(&world, &mut random, &left).await;
     }
     for worker in workers {
         worker.await.unwrap();
@@ -251,7 +251,7 @@ fn may_see(caller: &Caller, orden: &Value) -> bool {
 
 /// A tenant's file changes: its technicians act as another user who sees the same, it
 /// is wrong, or it goes and comes back.
-async fn change(world: &World, random: &mut fastrand::Rng) {
+async fn change(world: &World, random: &mut fastrand::Rng, left: &AtomicUsize) {
     let tenant = tenant(random.usize(..TENANTS));
     let path = world.files().join(format!("tenants/{tenant}.yaml"));
     match random.u32(..4) {
@@ -259,12 +259,21 @@ async fn change(world: &World, random: &mut fastrand::Rng) {
         1 => write_file(world, &tenant, "suplentes"),
         2 => fs::write(&path, "clave: [").unwrap(),
         _ => {
+            // Of those that are asked for meanwhile, some are its own.
             fs::remove_file(&path).unwrap();
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            pass(left, TENANTS).await;
             write_file(world, &tenant, "tecnicos");
         }
     }
-    tokio::time::sleep(Duration::from_millis(40)).await;
+    pass(left, TENANTS / 2).await;
+}
+
+/// Waits until so many more requests have begun, or none is left.
+async fn pass(left: &AtomicUsize, requests: usize) {
+    let until = left.load(Ordering::Acquire).saturating_sub(requests);
+    while left.load(Ordering::Acquire) > until {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The tenant that a request's id names.

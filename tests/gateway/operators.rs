@@ -1,10 +1,9 @@
 //! What operators see: probes, metrics, the request line, the drain.
 
-use std::time::Duration;
-
 use llavero_simulator::{Faults, StatusFault};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::harness::{World, leaks};
 
@@ -140,21 +139,22 @@ async fn each_request_leaves_one_line() {
 
 #[tokio::test]
 async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
-    let mut world = World::configured("server:\n  drain_delay: 0s\n  shutdown_grace: 1s\n").await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(400),
-            ..Faults::default()
-        },
-    );
+    let mut world = World::configured("server:\n  drain_delay: 0s\n  shutdown_grace: 0s\n").await;
+    world.holds("carper");
     let leaving = world
         .request(Method::PATCH, "/v1/ordenes/11001")
         .header("x-request-id", "caller-who-left")
-        .timeout(Duration::from_millis(100))
         .json(&json!({"status": "cancelada"}));
-    assert!(leaving.send().await.unwrap_err().is_timeout());
+    let leaving = tokio::spawn(leaving.send());
+    world.wait_until_received(1).await;
+    leaving.abort();
+    world.wait_until_left("caller-who-left").await;
     world.shutdown.cancel();
+    while TcpStream::connect(world.address()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!world.served.is_finished(), "the drain waits");
+    world.lets_go("carper");
     (&mut world.served).await.unwrap().unwrap();
     let record = world.record_of("caller-who-left").await;
     assert_eq!(record["outcome"], "done");
@@ -162,37 +162,42 @@ async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
 
 #[tokio::test]
 async fn a_drain_turns_readiness_off_finishes_requests_and_takes_no_more() {
-    let mut world =
-        World::configured("server:\n  drain_delay: 700ms\n  shutdown_grace: 5s\n").await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(1500),
-            ..Faults::default()
-        },
-    );
-    let request = world.request(Method::GET, "/v1/ordenes/11001");
-    let in_flight = tokio::spawn(request.send());
-    while world.received().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    world.shutdown.cancel();
-    let (status, _) = loop {
-        let seen = admin(&world, "/readyz").await;
-        if seen.0 != 200 {
-            break seen;
+    for delay in ["1h", "0s"] {
+        let mut world = World::configured(&format!(
+            "server:\n  drain_delay: {delay}\n  shutdown_grace: 1h\n"
+        ))
+        .await;
+        world.holds("carper");
+        let request = world.request(Method::GET, "/v1/ordenes/11001");
+        let in_flight = tokio::spawn(request.send());
+        world.wait_until_received(1).await;
+        world.shutdown.cancel();
+        let (status, _) = loop {
+            let seen = admin(&world, "/readyz").await;
+            if seen.0 != 200 {
+                break seen;
+            }
+        };
+        assert_eq!(status, 503);
+        assert!(world.metrics().await.contains("\nllavero_ready 0\n"));
+        assert_eq!(admin(&world, "/livez").await.0, 200, "draining isn't dying");
+        if delay == "1h" {
+            // Within the delay new connections are still taken.
+            assert_eq!(world.get("/v1/me").await.status, 200);
+            world.lets_go("carper");
+            assert_eq!(in_flight.await.unwrap().unwrap().status(), 200);
+            world.at_once.cancel();
+        } else {
+            while TcpStream::connect(world.address()).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            world.lets_go("carper");
+            assert_eq!(in_flight.await.unwrap().unwrap().status(), 200);
         }
-    };
-    assert_eq!(status, 503);
-    assert!(world.metrics().await.contains("\nllavero_ready 0\n"));
-    assert_eq!(admin(&world, "/livez").await.0, 200, "draining isn't dying");
-    // Within the delay new connections are still taken.
-    assert_eq!(world.get("/v1/me").await.status, 200);
-    let answer = in_flight.await.unwrap().unwrap();
-    assert_eq!(answer.status(), 200);
-    (&mut world.served).await.unwrap().unwrap();
-    let refused = world.request(Method::GET, "/v1/me").send().await;
-    assert!(refused.unwrap_err().is_connect());
+        (&mut world.served).await.unwrap().unwrap();
+        let refused = world.request(Method::GET, "/v1/me").send().await;
+        assert!(refused.unwrap_err().is_connect());
+    }
 }
 
 #[tokio::test]
@@ -302,18 +307,12 @@ async fn a_caller_who_leaves_has_a_line_too() {
     );
     let leaving = world
         .request(Method::GET, "/v1/ordenes/11001")
-        .header("x-request-id", "line-of-one-who-left")
-        .timeout(Duration::from_millis(100));
-    assert!(leaving.send().await.unwrap_err().is_timeout());
-    let lines = loop {
-        let lines = leaks::lines_with("line-of-one-who-left");
-        if lines.iter().any(|line| line["message"] == "request") {
-            break lines;
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(request_line(&lines)["status"], 499);
-    assert_eq!(request_line(&lines)["route"], "/v1/ordenes/{id}");
+        .header("x-request-id", "line-of-one-who-left");
+    let leaving = tokio::spawn(leaving.send());
+    world.wait_until_received(1).await;
+    leaving.abort();
+    let line = world.wait_until_left("line-of-one-who-left").await;
+    assert_eq!(line["route"], "/v1/ordenes/{id}");
 }
 
 #[tokio::test]

@@ -51,8 +51,12 @@ fn count(replies: &[Reply], status: u16, code: &str) -> usize {
 #[tokio::test]
 async fn five_hundred_equal_requests_are_one_to_the_erp() {
     let world = World::start().await;
-    world.faults("carper", slow(200));
-    let replies = join_all((0..500).map(|_| world.get(ORDEN))).await;
+    world.holds("carper");
+    let all = join_all((0..500).map(|_| world.get(ORDEN)));
+    let (replies, ()) = tokio::join!(all, async {
+        world.wait_until_authenticated(500).await;
+        world.lets_go("carper");
+    });
     assert_eq!(world.received().len(), 1);
     for reply in &replies {
         reply.ok(200);
@@ -422,13 +426,17 @@ async fn a_callers_batch_does_not_delay_another_caller() {
 async fn who_leaves_while_waiting_frees_the_place() {
     let world = World::start().await;
     world.faults("carper", hanging());
-    let leaving = join_all((0..40).map(|at| {
-        let request = world
-            .request(reqwest::Method::GET, &orden(at))
-            .timeout(Duration::from_millis(300));
-        request.send()
-    }));
-    assert!(leaving.await.into_iter().all(|it| it.is_err()));
+    let leaving: Vec<_> = (0..40)
+        .map(|at| tokio::spawn(world.request(reqwest::Method::GET, &orden(at)).send()))
+        .collect();
+    world
+        .wait_for_metric("llavero_upstream_requests_waiting 35")
+        .await;
+    world.wait_until_received(5).await;
+    for leaves in leaving {
+        leaves.abort();
+        assert!(leaves.await.unwrap_err().is_cancelled());
+    }
     world
         .wait_for_metric("llavero_upstream_requests_waiting 0")
         .await;

@@ -119,19 +119,16 @@ async fn an_erp_that_stays_down_is_tried_about_once_a_minute() {
 async fn a_request_waits_for_the_trial_that_is_under_way() {
     let world = World::start().await;
     open_breaker(&world).await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(300),
-            ..Faults::default()
-        },
-    );
+    world.holds("carper");
     world.clock.advance(seconds(7));
     world.wait_for_metric(&breaker(1)).await;
-    world
-        .patch(ORDEN, json!({"status": "cancelada"}))
-        .await
-        .ok(200);
+    let change = world.patch(ORDEN, json!({"status": "cancelada"}));
+    let (changed, ()) = tokio::join!(change, async {
+        // Five have opened the breaker.
+        world.wait_until_authenticated(6).await;
+        world.lets_go("carper");
+    });
+    changed.ok(200);
     world.wait_for_metric(&breaker(0)).await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use llavero_simulator::{Faults, TenantSeed, UserSeed};
+use llavero_simulator::{TenantSeed, UserSeed};
 use reqwest::Method;
 use serde_json::json;
 
@@ -291,18 +291,10 @@ async fn a_secret_in_a_mounted_volume_is_a_tenant_that_comes_and_goes() {
 #[tokio::test]
 async fn a_request_under_way_keeps_what_it_began_with() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(300),
-            ..Faults::default()
-        },
-    );
+    world.holds("carper");
     let slow = world.request(Method::GET, "/v1/ordenes/11001");
     let slow = tokio::spawn(slow.send());
-    while world.received().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    world.wait_until_received(1).await;
     world
         .reloaded(|| fs::remove_file(world.files().join("tenants/carper.yaml")).unwrap())
         .await;
@@ -310,6 +302,7 @@ async fn a_request_under_way_keeps_what_it_began_with() {
         .get("/v1/ordenes/11001")
         .await
         .problem(403, "tenant-not-allowed");
+    world.lets_go("carper");
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
 }
 

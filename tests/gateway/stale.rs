@@ -43,13 +43,7 @@ async fn a_stale_answer_is_served_at_once_and_refreshed_once_behind_it() {
     world.get(ORDEN).await.ok(200);
     change_behind(&world, "nueva");
     world.clock.advance(seconds(42));
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(100),
-            ..Faults::default()
-        },
-    );
+    world.holds("carper");
     for reply in futures_util::future::join_all((0..20).map(|_| world.get(ORDEN))).await {
         assert_eq!(
             reply.header("cache-status"),
@@ -58,6 +52,7 @@ async fn a_stale_answer_is_served_at_once_and_refreshed_once_behind_it() {
         assert_eq!(reply.header("age"), "42");
         assert_ne!(reply.json()["descripcion"], "nueva");
     }
+    world.lets_go("carper");
     let fresh = loop {
         let reply = world.get(ORDEN).await;
         if reply.header("cache-status") == "llavero; hit; ttl=30" {
@@ -288,20 +283,14 @@ async fn an_answer_that_is_not_kept_does_not_say_that_it_is() {
 #[tokio::test]
 async fn a_record_that_is_gone_is_not_brought_back_by_an_answer_that_comes_late() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(200),
-            ..Faults::default()
-        },
-    );
+    world.holds("carper");
     let slow = world.get(ORDEN);
     let gone = async {
-        while world.received().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        world.wait_until_received(1).await;
         world.faults("carper", failing(404));
-        get_with(&world, ORDEN, "no-cache").await
+        let gone = get_with(&world, ORDEN, "no-cache").await;
+        assert!(world.erp.let_go(&with_clave("carper")));
+        gone
     };
     let (slow, gone) = tokio::join!(slow, gone);
     slow.ok(200);
@@ -314,25 +303,18 @@ async fn a_condition_looks_anew_and_not_through_somebody_elses_eyes() {
     let world = World::start().await;
     let first = world.get(ORDEN).await;
     let etag = first.header("etag").to_owned();
-    let slow_reads = Faults {
-        delay: Some(200),
-        only: Some(llavero_simulator::Only {
-            method: Some("GET".to_owned()),
-            path_contains: None,
-        }),
-        ..Faults::default()
-    };
-    world.faults("carper", slow_reads);
+    world.holds("carper");
     let look = get_with(&world, ORDEN, "no-cache");
     let change = async {
-        while world.received().len() < 2 {
-            tokio::task::yield_now().await;
-        }
+        world.wait_until_received(2).await;
+        world.faults("carper", Faults::default());
         let change = world
             .request(Method::PATCH, ORDEN)
             .header("if-match", &etag)
             .json(&json!({"status": "cancelada"}));
-        world.send(change).await
+        let changed = world.send(change).await;
+        world.lets_go("carper");
+        changed
     };
     let (look, change) = tokio::join!(look, change);
     look.ok(200);

@@ -122,18 +122,11 @@ async fn a_refresh_behind_an_old_answer_belongs_to_whom_it_was_given() {
 #[tokio::test]
 async fn times_are_the_clocks() {
     let (world, collector) = traced().await;
-    world.faults(
-        "carper",
-        Faults {
-            delay: Some(50),
-            ..Faults::default()
-        },
-    );
+    world.holds("carper");
     let (sent, ()) = tokio::join!(world.get(ORDER), async {
-        while world.received().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        world.wait_until_received(1).await;
         world.clock.advance(Duration::from_secs(3));
+        world.lets_go("carper");
     });
     let trace = collector.trace_of(id(&sent), 5).await;
     for name in ["server", "cache", "upstream"] {

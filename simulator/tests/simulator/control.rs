@@ -1,6 +1,5 @@
 //! The side door, and what the journal says.
 
-
 use llavero_simulator::Faults;
 use reqwest::Method;
 use serde_json::json;

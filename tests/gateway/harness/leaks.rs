@@ -128,6 +128,33 @@ pub fn lines_with(needle: &str) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// Waits for a log line that holds a text and fits, which must come soon.
+pub async fn line_with(
+    needle: &str,
+    fits: impl Fn(&serde_json::Value) -> bool,
+) -> serde_json::Value {
+    let begun = std::time::Instant::now();
+    let mut seen = 0;
+    loop {
+        {
+            let lines = LINES.lock().unwrap();
+            // There are many, and whoever logs waits: none is looked at twice.
+            for line in lines[seen..].iter().filter(|line| line.contains(needle)) {
+                let line = serde_json::from_str(line).unwrap();
+                if fits(&line) {
+                    return line;
+                }
+            }
+            seen = lines.len();
+        }
+        assert!(
+            begun.elapsed().as_secs() < 30,
+            "no such line about {needle} comes"
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Fails where any line of the whole run so far gave something away.
 pub fn assert_none_logged() {
     let leaks = LEAKS.lock().unwrap();

@@ -22,6 +22,7 @@ use llavero_simulator::{Faults, ReceivedRequest, Simulator, TenantSeed, UserSeed
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap, multipart, redirect};
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -463,17 +464,101 @@ impl World {
         self.time_flies_by(Duration::from_millis(100))
     }
 
-    /// The same with so much of the clock's time for a millisecond of the machine's. A machine that stalls stalls the
-    /// clock too: time that was made up for would run away from what goes over sockets.
+    /// The same with so much of the clock's time for a millisecond of the machine's, and no more than that for what a
+    /// request to the ERP and back takes through sockets: on a machine that is slow or stalls, the clock
+    /// would run away from them.
     #[must_use]
     pub fn time_flies_by(&self, step: Duration) -> TimeFlies {
         let clock = self.clock.clone();
         TimeFlies(tokio::spawn(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let here = TcpStream::connect(listener.local_addr().unwrap());
+            let (here, there) = tokio::join!(here, listener.accept());
+            let (mut here, (mut there, _)) = (here.unwrap(), there.unwrap());
+            here.set_nodelay(true).unwrap();
+            // Reading less than there is room for makes the next one wait for the system's word.
+            let mut read = [0; 8];
             loop {
                 tokio::time::sleep(Duration::from_millis(1)).await;
+                for _ in 0..4 {
+                    here.write_all(b"x").await.unwrap();
+                    assert_eq!(there.read(&mut read).await.unwrap(), 1);
+                }
                 clock.advance(step);
             }
         }))
+    }
+
+    /// Keeps a tenant's requests waiting at the ERP until [`Self::lets_go`].
+    pub fn holds(&self, tenant: &str) {
+        let hold = Faults {
+            hold: true,
+            ..Faults::default()
+        };
+        self.faults(tenant, hold);
+    }
+
+    /// Nothing goes wrong for a tenant any more, and those go on that the ERP holds.
+    pub fn lets_go(&self, tenant: &str) {
+        self.faults(tenant, Faults::default());
+        assert!(self.erp.let_go(&with_clave(tenant)));
+    }
+
+    /// Waits until the ERP has received so many requests, which must be soon.
+    pub async fn wait_until_received(&self, number: usize) {
+        let begun = std::time::Instant::now();
+        while self.received().len() < number {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{number} requests don't come: {:?}",
+                self.received()
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until so many good tokens have come since the start. Where a test has one thread, their
+    /// requests are by then where they first wait: for the ERP, or for another's answer.
+    pub async fn wait_until_authenticated(&self, number: u64) {
+        let begun = std::time::Instant::now();
+        loop {
+            let metrics = self.metrics().await;
+            let come: u64 = ["remembered", "verified"]
+                .iter()
+                .filter_map(|result| {
+                    let name = format!("llavero_token_verifications_total{{result=\"{result}\"}} ");
+                    let count = metrics.lines().find_map(|line| line.strip_prefix(&name))?;
+                    count.parse::<u64>().ok()
+                })
+                .sum();
+            if come >= number {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{come} of {number} tokens have come"
+            );
+        }
+    }
+
+    /// Waits until what was sent to the gateway before has been read there, where a test has one thread: others that
+    /// came later, on connections of their own, have been answered.
+    pub async fn wait_until_read(&self) {
+        for _ in 0..3 {
+            let mut later = self.connect().await;
+            let request = b"GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            later.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            later.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 404"));
+        }
+    }
+
+    /// Waits until the caller of a request has left it, as its line in the log tells.
+    pub async fn wait_until_left(&self, request_id: &str) -> Value {
+        let line = leaks::line_with(request_id, |line| line["message"] == "request").await;
+        assert_eq!(line["status"], 499, "{line}");
+        line
     }
 
     /// What goes wrong for a tenant from now on.
