@@ -157,3 +157,25 @@ async fn begin(health: &Health, drain: Drain, stop: &Stop) {
         () = stop.at_once.cancelled() => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn new_connections_are_taken_for_the_delay_unless_it_is_cut_short() {
+        let (health, stop) = (Health::default(), Stop::default());
+        let drain = Drain {
+            delay: Duration::from_secs(5),
+            grace: Duration::ZERO,
+        };
+        let since = Instant::now();
+        begin(&health, drain, &stop).await;
+        assert_eq!(since.elapsed(), drain.delay);
+        stop.at_once.cancel();
+        begin(&health, drain, &stop).await;
+        assert_eq!(since.elapsed(), drain.delay);
+    }
+}

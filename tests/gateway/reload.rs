@@ -337,12 +337,6 @@ async fn where_the_directory_goes_the_tenants_stay() {
     let world = World::start().await;
     let (here, away) = (world.files().join("tenants"), world.files().join("away"));
     fs::rename(&here, &away).unwrap();
-    for _ in 0..40 {
-        world.clock.advance(std::time::Duration::from_secs(1));
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
-    world.wait_for_metric("llavero_tenants 2").await;
-    world.get("/v1/ordenes/11001").await.ok(200);
     let ready = async || {
         let ready = world.client.get(format!("{}/readyz?verbose", world.admin));
         let ready = world.send(ready).await;
@@ -350,6 +344,14 @@ async fn where_the_directory_goes_the_tenants_stay() {
         ready.text()
     };
     let told = "tenants_dir: can't be read since ";
+    let mut seconds = 0;
+    while !ready().await.contains(told) {
+        assert!(seconds < 40, "nobody looks");
+        world.clock.advance(std::time::Duration::from_secs(1));
+        seconds += 1;
+    }
+    world.wait_for_metric("llavero_tenants 2").await;
+    world.get("/v1/ordenes/11001").await.ok(200);
     world
         .wait_for_metric("llavero_tenant_reloads_total{result=\"changed\"} 0")
         .await;
