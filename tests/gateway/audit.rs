@@ -710,6 +710,12 @@ fn told(words: &str, records: u64) -> usize {
         .count()
 }
 
+/// Waits for the line that says so.
+async fn are_written_again_after(lost: u64) {
+    let is_it = |line: &Value| line["records"] == lost && line["level"] == "ERROR";
+    leaks::line_with("they are written again", is_it).await;
+}
+
 #[tokio::test]
 async fn an_output_that_is_stuck_holds_nobody_up_and_what_is_lost_is_counted_and_said() {
     let log = Log::with_room_for(16);
@@ -731,9 +737,7 @@ async fn an_output_that_is_stuck_holds_nobody_up_and_what_is_lost_is_counted_and
     assert_eq!(told("they are written again", lost), 0);
     log.output.set(|mood| mood.stuck = false);
     log.log.finish().await;
-    while told("they are written again", lost) == 0 {
-        tokio::task::yield_now().await;
-    }
+    are_written_again_after(lost).await;
     assert_eq!(log.counts(), (17, lost));
     let kept: Vec<_> = (0..17).map(|at| format!("stuck-{at}")).collect();
     assert_eq!(log.ids(), kept, "in order");
@@ -761,9 +765,7 @@ async fn records_that_cant_be_written_are_counted_and_the_next_is_whole() {
     log.log.finish().await;
     assert_eq!(log.counts(), (2, 23));
     assert_eq!(log.ids(), ["first", "last"], "{}", log.output.written());
-    while told("they are written again", 23) == 0 {
-        tokio::task::yield_now().await;
-    }
+    are_written_again_after(23).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,9 +93,9 @@ async fn many(world: &World, number: usize) -> Vec<Reply> {
     join_all(requests).await
 }
 
-/// How many log lines of the whole run hold a text.
+/// How many log lines of this test hold a text.
 fn count_lines(text: &str) -> usize {
-    leaks::lines_with(text).len()
+    leaks::own_lines_with(text).len()
 }
 
 /// The log's lines of one request that say that its credential is refused.

@@ -7,6 +7,7 @@ use std::{
     collections::HashSet,
     io,
     sync::{LazyLock, Mutex, Once},
+    thread::{self, ThreadId},
 };
 
 use base64_simd::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -51,7 +52,8 @@ static FORMS: LazyLock<Vec<Form>> = LazyLock::new(|| {
     forms.collect()
 });
 static SIGNATURES: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
-static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// All that was logged, with the thread that did it.
+static LINES: Mutex<Vec<(ThreadId, String)>> = Mutex::new(Vec::new());
 static LEAKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// How a text may come out: plain, in JSON, in an address, in base64 at any place, in hex.
@@ -123,8 +125,19 @@ pub fn lines_with(needle: &str) -> Vec<serde_json::Value> {
     let lines = LINES.lock().unwrap();
     lines
         .iter()
-        .filter(|line| line.contains(needle))
-        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|(_, line)| line.contains(needle))
+        .map(|(_, line)| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Those of them that were logged on this thread. Where a test has one thread, what other tests log
+/// meanwhile isn't among them; what they logged on it before may be.
+pub fn own_lines_with(needle: &str) -> Vec<serde_json::Value> {
+    let (lines, own) = (LINES.lock().unwrap(), thread::current().id());
+    lines
+        .iter()
+        .filter(|(thread, line)| *thread == own && line.contains(needle))
+        .map(|(_, line)| serde_json::from_str(line).unwrap())
         .collect()
 }
 
@@ -139,7 +152,8 @@ pub async fn line_with(
         {
             let lines = LINES.lock().unwrap();
             // There are many, and whoever logs waits: none is looked at twice.
-            for line in lines[seen..].iter().filter(|line| line.contains(needle)) {
+            let new = lines[seen..].iter().map(|(_, line)| line);
+            for line in new.filter(|line| line.contains(needle)) {
                 let line = serde_json::from_str(line).unwrap();
                 if fits(&line) {
                     return line;
@@ -168,10 +182,8 @@ impl io::Write for Lines {
         if let Some(leak) = found_in(line) {
             LEAKS.lock().unwrap().push(leak);
         }
-        LINES
-            .lock()
-            .unwrap()
-            .push(String::from_utf8_lossy(line).into_owned());
+        let text = String::from_utf8_lossy(line).into_owned();
+        LINES.lock().unwrap().push((thread::current().id(), text));
         Ok(line.len())
     }
 
