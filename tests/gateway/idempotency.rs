@@ -912,6 +912,28 @@ async fn who_makes_up_for_a_photo_that_failed_does_it_for_whoever_sent_it() {
 }
 
 #[tokio::test]
+async fn of_those_that_make_up_for_it_at_once_one_does() {
+    let world = World::start().await;
+    world.faults(
+        "carper",
+        hits_writes(Faults {
+            status: Some(StatusFault::new(500)),
+            ..Faults::default()
+        }),
+    );
+    let failed = titled(&world, "aa", "Titulo A").await;
+    failed.problem(502, "upstream-error");
+    world.faults("carper", Faults::default());
+    world.clock.advance(Duration::from_secs(61));
+    let (one, other) = tokio::join!(
+        titled(&world, "bb", "Titulo A"),
+        titled(&world, "aa", "Titulo A")
+    );
+    assert_eq!(one.ok(201), other.ok(201));
+    assert_eq!(world.attached(), 1);
+}
+
+#[tokio::test]
 async fn what_the_erp_says_to_a_look_is_not_told_of_the_photo() {
     for (status, told) in [
         (400, (409, "idempotency-conflict")),
