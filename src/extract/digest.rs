@@ -37,6 +37,8 @@ pub(super) enum Broken {
     Unreadable(HeaderName),
     /// The bytes are others.
     Mismatch(HeaderName),
+    /// It is of the photo in a form, and must be of the whole form.
+    OfPhoto(HeaderName),
 }
 
 impl Promised {
@@ -48,14 +50,26 @@ impl Promised {
         Self::default().and_by(headers)
     }
 
-    /// The same, where the SHA-256 of the bytes is wanted anyhow.
+    /// What the head of a photo's part promises. Its SHA-256 is wanted anyhow, and by what its request's `Repr-Digest`
+    /// was made, that of the photo too.
     ///
     /// # Errors
-    /// One can't be read.
-    pub(super) fn with_sha256(headers: &HeaderMap) -> Result<Self, Broken> {
+    /// A field can't be read.
+    pub(super) fn of_photo(part: &HeaderMap, by: &[&'static Algorithm]) -> Result<Self, Broken> {
         let mut promised = Self::default();
-        promised.contexts.push(Context::new(&SHA256));
-        promised.and_by(headers)
+        promised.context(&SHA256);
+        for algorithm in by {
+            promised.context(algorithm);
+        }
+        promised.and_by(part)
+    }
+
+    /// The algorithms of the promises that may be the photo's.
+    pub(super) fn representation(&self) -> Vec<&'static Algorithm> {
+        let promises = self.promises.iter().filter(|it| it.field == REPR_DIGEST);
+        promises
+            .map(|it| self.contexts[it.by].algorithm())
+            .collect()
     }
 
     fn and_by(mut self, headers: &HeaderMap) -> Result<Self, Broken> {
@@ -74,14 +88,19 @@ impl Promised {
     }
 
     fn add(&mut self, field: &HeaderName, algorithm: &'static Algorithm, digest: Vec<u8>) {
-        let known = self.contexts.iter();
-        let known = known.map(Context::algorithm).position(|it| it == algorithm);
-        let by = known.unwrap_or_else(|| {
-            self.contexts.push(Context::new(algorithm));
-            self.contexts.len() - 1
-        });
+        let by = self.context(algorithm);
         let field = field.clone();
         self.promises.push(Promise { field, digest, by });
+    }
+
+    /// Which context is of that algorithm, from now on at least.
+    fn context(&mut self, algorithm: &'static Algorithm) -> usize {
+        let known = self.contexts.iter();
+        let known = known.map(Context::algorithm).position(|it| it == algorithm);
+        known.unwrap_or_else(|| {
+            self.contexts.push(Context::new(algorithm));
+            self.contexts.len() - 1
+        })
     }
 
     /// Whether nothing was promised.
@@ -109,16 +128,21 @@ impl Promised {
     ///
     /// # Errors
     /// It is neither.
-    pub(super) fn check_with(self, photo: Option<[u8; 32]>) -> Result<Digests, Broken> {
+    pub(super) fn check_with(self, photo: Option<&Digests>) -> Result<Digests, Broken> {
         let digests: Vec<Digest> = self.contexts.into_iter().map(Context::finish).collect();
-        let is_of_photo = |it: &Promise| {
-            it.field == REPR_DIGEST && photo.is_some_and(|photo| it.digest[..] == photo)
-        };
-        let mut promises = self.promises.into_iter();
-        match promises.find(|it| digests[it.by].as_ref() != it.digest && !is_of_photo(it)) {
-            Some(promise) => Err(Broken::Mismatch(promise.field)),
-            None => Ok(Digests(digests)),
+        for Promise { field, digest, by } in self.promises {
+            if digests[by].as_ref() == digest {
+                continue;
+            }
+            let algorithm = digests[by].algorithm();
+            let is_of_photo = photo.and_then(|photo| photo.by(algorithm)) == Some(&digest[..]);
+            match is_of_photo {
+                true if field == REPR_DIGEST => {}
+                true => return Err(Broken::OfPhoto(field)),
+                false => return Err(Broken::Mismatch(field)),
+            }
         }
+        Ok(Digests(digests))
     }
 }
 
@@ -129,9 +153,13 @@ pub(super) struct Digests(Vec<Digest>);
 impl Digests {
     /// The SHA-256, which was wanted or promised.
     pub(super) fn sha256(&self) -> Option<[u8; 32]> {
+        self.by(&SHA256)?.try_into().ok()
+    }
+
+    fn by(&self, algorithm: &Algorithm) -> Option<&[u8]> {
         let mut digests = self.0.iter();
-        let digest = digests.find(|it| *it.algorithm() == SHA256)?;
-        digest.as_ref().try_into().ok()
+        let digest = digests.find(|it| it.algorithm() == algorithm)?;
+        Some(digest.as_ref())
     }
 }
 
@@ -167,27 +195,46 @@ fn read(member: &[u8]) -> Option<Option<(&'static Algorithm, Vec<u8>)>> {
 
 /// What the sender of a request is told whose own promise is broken.
 pub(super) fn of_request(broken: &Broken) -> Problem {
-    let (field, detail) = told("request's", broken);
+    let (Broken::Unreadable(field) | Broken::Mismatch(field) | Broken::OfPhoto(field)) = broken;
+    let detail = told("request's", broken);
+    refused(field, detail)
+}
+
+/// The same of a form with a photo, which a promise may be of.
+pub(super) fn of_form(broken: &Broken) -> Problem {
+    let (field, detail) = match broken {
+        Broken::Unreadable(_) => return of_request(broken),
+        Broken::Mismatch(field) if *field == REPR_DIGEST => (
+            field,
+            "The request's `Repr-Digest` is neither that of the whole body nor that of the photo, as they arrived. It must be one of them; if it was, something changed the request on the way: send it again.",
+        ),
+        Broken::Mismatch(field) => (
+            field,
+            "The request's `Content-Digest` isn't that of the whole body, form and all, as it arrived. If it was made of that, something changed the request on the way: send it again. A photo's goes into `Repr-Digest`, or into the head of the part `imagen`.",
+        ),
+        Broken::OfPhoto(field) => (
+            field,
+            "The request's `Content-Digest` is the photo's, and must be that of the whole body, form and all. Send the photo's as `Repr-Digest`, or in the head of the part `imagen`.",
+        ),
+    };
+    refused(field, detail.to_owned())
+}
+
+fn refused(field: &HeaderName, detail: String) -> Problem {
     let error = FieldError::parameter(field.as_str(), detail.clone());
     Problem::new(Code::MalformedBody, detail)
         .with_errors(vec![error])
         .caused_by("a digest of the request doesn't hold")
 }
 
-/// The field, and what is wrong with it. `whose` it is stands before it.
-pub(super) fn told<'a>(whose: &str, broken: &'a Broken) -> (&'a HeaderName, String) {
+/// What is wrong with a field. `whose` it is stands before it.
+pub(super) fn told(whose: &str, broken: &Broken) -> String {
     match broken {
-        Broken::Unreadable(field) => (
-            field,
-            format!(
-                "The {whose} `{field}` can't be read. It must be such as `sha-256=:<base64 of 32 bytes>:` (RFC 9530)."
-            ),
+        Broken::Unreadable(field) => format!(
+            "The {whose} `{field}` can't be read. It must be such as `sha-256=:<base64 of 32 bytes>:` or `sha-512=:<base64 of 64 bytes>:` (RFC 9530)."
         ),
-        Broken::Mismatch(field) => (
-            field,
-            format!(
-                "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way. Send it again. (That of a request is over its whole body, that in the head of a part over the part.)"
-            ),
+        Broken::Mismatch(field) | Broken::OfPhoto(field) => format!(
+            "The {whose} `{field}` isn't the digest of what arrived: something changed it on the way, or it was made of something else. Make it of exactly what is sent, and send it again."
         ),
     }
 }

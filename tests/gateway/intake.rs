@@ -287,13 +287,7 @@ async fn what_is_wrong_with_a_form_is_told_with_the_limit() {
 async fn an_upload_is_what_its_digests_say_or_nothing() {
     let world = World::start().await;
     let image = image();
-    let of = |name: &str, bytes: &[u8]| {
-        let algorithm = if name == "sha-256" { &SHA256 } else { &SHA512 };
-        format!(
-            "{name}=:{}:",
-            STANDARD.encode_to_string(digest(algorithm, bytes))
-        )
-    };
+    let of = promise;
     for field in ["Content-Digest", "Repr-Digest"] {
         let body = form("", &image);
         for algorithm in ["sha-256", "sha-512"] {
@@ -306,7 +300,8 @@ async fn an_upload_is_what_its_digests_say_or_nothing() {
         world.erp.clear_requests();
         let named = field.to_ascii_lowercase();
         for (bad, told) in [
-            (of("sha-256", b"something else"), "Send it again"),
+            (of("sha-256", b"something else"), "end it again"),
+            (of("sha-512", b"something else"), "end it again"),
             ("sha-256=:AAAA:".to_owned(), "can't be read"),
             ("sha-256=nothing".to_owned(), "can't be read"),
         ] {
@@ -315,7 +310,7 @@ async fn an_upload_is_what_its_digests_say_or_nothing() {
             reply.problem(400, "malformed-body");
             assert_eq!(reply.named(), [&*named]);
             assert!(reply.text().contains(told), "{}", reply.text());
-            let bad = if told == "Send it again" {
+            let bad = if told == "end it again" {
                 of("sha-256", &body)
             } else {
                 bad
@@ -327,12 +322,65 @@ async fn an_upload_is_what_its_digests_say_or_nothing() {
         }
         assert!(world.received().is_empty());
     }
-    // Who has a form written knows the digest of the photo only.
-    let of_photo = of("sha-256", &image);
-    for (field, status) in [("Repr-Digest", 201), ("Content-Digest", 400)] {
-        let request = post(&world, FORM, form("", &image)).header(field, of_photo.clone());
-        assert_eq!(world.send(request).await.status, status, "{field}");
+}
+
+/// A promise of those bytes, as `Content-Digest` and `Repr-Digest` spell it.
+fn promise(name: &str, bytes: &[u8]) -> String {
+    let algorithm = if name == "sha-256" { &SHA256 } else { &SHA512 };
+    format!(
+        "{name}=:{}:",
+        STANDARD.encode_to_string(digest(algorithm, bytes))
+    )
+}
+
+#[tokio::test]
+async fn a_request_may_promise_the_photo_alone() {
+    let world = World::start().await;
+    let (image, body) = (image(), form("", &image()));
+    let with = async |field: &str, promise: &str, body: &[u8]| {
+        let request = post(&world, FORM, body.to_vec()).header(field, promise);
+        world.send(request).await
+    };
+    // Who has a form written knows the digests of the photo only.
+    let [short, long] = ["sha-256", "sha-512"].map(|name| promise(name, &image));
+    let of_body = promise("sha-256", &body);
+    for good in [
+        short.clone(),
+        long.clone(),
+        format!("{short}, {long}"),
+        format!("{long}, {of_body}"),
+    ] {
+        with("Repr-Digest", &good, &body).await.ok(201);
     }
+    // The part's own promise is apart from it.
+    let part = format!("Content-Digest: {short}\r\n");
+    with("Repr-Digest", &long, &form(&part, &image))
+        .await
+        .ok(201);
+    world.erp.clear_requests();
+    let other = promise("sha-512", b"something else");
+    for bad in [
+        other.clone(),
+        format!("{short}, {other}"),
+        format!("{other}, {long}"),
+    ] {
+        let reply = with("Repr-Digest", &bad, &body).await;
+        reply.problem(400, "malformed-body");
+        assert_eq!(reply.named(), ["repr-digest"]);
+        let told = "neither that of the whole body nor that of the photo";
+        assert!(reply.text().contains(told), "{}", reply.text());
+    }
+    for (bad, told) in [
+        (&short, "is the photo's"),
+        (&long, "that of the whole body, form and all"),
+    ] {
+        let reply = with("Content-Digest", bad, &body).await;
+        reply.problem(400, "malformed-body");
+        assert_eq!(reply.named(), ["content-digest"]);
+        assert!(reply.text().contains(told), "{}", reply.text());
+        assert!(reply.text().contains("`Repr-Digest`"), "{}", reply.text());
+    }
+    assert!(world.received().is_empty());
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! The fields of an upload's form, gathered as they come.
 
+use aws_lc_rs::digest::Algorithm;
+
 use crate::{
     extract::{
         body::Limit,
-        digest::Promised,
+        digest::{Digests, Promised},
         multipart::{Event, Head},
     },
     in_flight::Buffer,
@@ -28,8 +30,10 @@ pub(super) struct Form {
     max_bytes: u64,
     /// Where the image is to be, until it begins.
     memory: Option<Buffer>,
+    /// What the photo is digested by besides SHA-256.
+    by: Vec<&'static Algorithm>,
     open: Open,
-    imagen: Option<(Buffer, [u8; 32])>,
+    imagen: Option<(Buffer, Digests)>,
     texts: [Option<String>; TEXTS.len()],
 }
 
@@ -45,20 +49,21 @@ enum Open {
 }
 
 impl Form {
-    /// For an image of so many bytes at most, which is to be there.
-    pub(super) fn new(max_bytes: u64, memory: Buffer) -> Self {
+    /// For an image of so many bytes at most, which is to be there. It is digested by SHA-256 and by those.
+    pub(super) fn new(max_bytes: u64, memory: Buffer, by: Vec<&'static Algorithm>) -> Self {
         Self {
             max_bytes,
             memory: Some(memory),
+            by,
             open: Open::None,
             imagen: None,
             texts: Default::default(),
         }
     }
 
-    /// The SHA-256 of the photo, once that is whole.
-    pub(super) fn sha256(&self) -> Option<[u8; 32]> {
-        self.imagen.as_ref().map(|(_, sha256)| *sha256)
+    /// The photo's digests, once it is whole.
+    pub(super) fn digests(&self) -> Option<&Digests> {
+        self.imagen.as_ref().map(|(_, digests)| digests)
     }
 
     pub(super) fn take(&mut self, event: Event<'_>) -> Result<(), Problem> {
@@ -94,7 +99,7 @@ impl Form {
                 bytes: Vec::new(),
             },
             None => Open::Imagen {
-                promised: Promised::with_sha256(&head.fields)
+                promised: Promised::of_photo(&head.fields, &self.by)
                     .map_err(|broken| of_part("imagen", &broken))?,
                 bytes: self.memory.take().ok_or_else(|| twice(name))?,
             },
@@ -133,10 +138,7 @@ impl Form {
                 let digests = promised
                     .check()
                     .map_err(|broken| of_part("imagen", &broken))?;
-                let sha256 = digests
-                    .sha256()
-                    .ok_or_else(|| Problem::of(Code::Internal).caused_by("no SHA-256 was made"))?;
-                self.imagen = Some((bytes, sha256));
+                self.imagen = Some((bytes, digests));
             }
             Open::Text { which, bytes } => {
                 let name = TEXTS[which];
@@ -164,9 +166,11 @@ impl Form {
             ));
         }
         match self.imagen {
-            Some((imagen, sha256)) if errors.is_empty() => Ok(Whole {
+            Some((imagen, digests)) if errors.is_empty() => Ok(Whole {
                 imagen,
-                sha256,
+                sha256: digests
+                    .sha256()
+                    .ok_or_else(|| Problem::of(Code::Internal).caused_by("no SHA-256 was made"))?,
                 proceso,
                 titulo,
             }),
@@ -213,7 +217,7 @@ mod tests {
 
     #[test]
     fn an_image_stays_where_it_was_put_first() {
-        let mut form = Form::new(100_000, buffer(100_000));
+        let mut form = Form::new(100_000, buffer(100_000), Vec::new());
         let (name, fields) = ("imagen".to_owned(), HeaderMap::new());
         form.take(Event::Part(Head { name, fields }))
             .expect("is known");

@@ -23,7 +23,7 @@ use crate::{
 
 use super::{
     body::{self, Limit},
-    digest::{self, Broken, Promised, of_request},
+    digest::{self, Broken, Promised, of_form},
     multipart::{Boundary, InvalidBoundary, Malformed, Reader},
     pace::{Cut, Paced, Patience},
 };
@@ -162,7 +162,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         let detail = "The body of an upload is taken as it is: send it without `Content-Encoding`.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail).into());
     }
-    let promised = Promised::by(&head.headers).map_err(|broken| of_request(&broken))?;
+    let promised = Promised::by(&head.headers).map_err(|broken| of_form(&broken))?;
     let limit = rules.max_bytes.saturating_add(MULTIPART_OVERHEAD);
     let length = body::promised(&head.headers);
     if length.is_some_and(|length| length > limit) {
@@ -176,7 +176,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     let mut body = Paced::new(body, intake.patience, &intake.clock);
     let mut arriving = Arriving {
         reader: Reader::new(boundary),
-        form: Form::new(rules.max_bytes, memory),
+        form: Form::new(rules.max_bytes, memory, promised.representation()),
         promised,
         max_bytes: rules.max_bytes,
         left: usize::try_from(limit).unwrap_or(usize::MAX),
@@ -287,8 +287,8 @@ impl Arriving {
 
     fn finish(self) -> Result<Whole, Problem> {
         self.promised
-            .check_with(self.form.sha256())
-            .map_err(|broken| of_request(&broken))?;
+            .check_with(self.form.digests())
+            .map_err(|broken| of_form(&broken))?;
         if !self.reader.has_ended() {
             return Err(Problem::new(
                 Code::MalformedBody,
@@ -342,7 +342,7 @@ impl From<Malformed> for Problem {
 }
 
 fn of_part(part: &str, broken: &Broken) -> Problem {
-    let (_, detail) = digest::told(&format!("part `{part}`'s"), broken);
+    let detail = digest::told(&format!("part `{part}`'s"), broken);
     let error = FieldError::body(part, detail.clone());
     Problem::new(Code::MalformedBody, detail)
         .with_errors(vec![error])
