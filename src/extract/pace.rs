@@ -1,6 +1,10 @@
-//! How slowly a body may come. All time is the clock's.
+//! How slowly a body may come, and what becomes of one that breaks off. All time is the clock's.
 
-use std::time::{Duration, Instant};
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+    time::{Duration, Instant},
+};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -16,6 +20,10 @@ const GRACE: Duration = Duration::from_secs(15);
 /// The bound where there is no rate.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
+/// How long after its body broke off a sender is known to have left. The listener asks at once whether anybody is
+/// there (`server/peer.rs`), which takes as long as the way to them and back, and drops what is served to nobody.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// How slow a sender may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -28,7 +36,7 @@ pub struct Patience {
 /// Why no more of a body comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// Its sender left, or its framing is broken.
+    /// Its framing is broken, or its sender ended it early and is still there.
     Incomplete,
     /// Nothing came for so long.
     Idle(Duration),
@@ -73,7 +81,14 @@ impl<'a> Paced<'a> {
             };
             match frame.map(|frame| frame.map(|frame| frame.into_data())) {
                 None => return Ok(None),
-                Some(Err(_)) => return Err(Cut::Incomplete),
+                Some(Err(error)) => {
+                    if !is_framing(&error) {
+                        // Who has left is no sender of a broken body: then this goes no further.
+                        let until = self.clock.instant() + LEAVING;
+                        self.clock.sleep_until(until).await;
+                    }
+                    return Err(Cut::Incomplete);
+                }
                 Some(Ok(Ok(bytes))) if !bytes.is_empty() => {
                     self.received += bytes.len() as u64;
                     return Ok(Some(bytes));
@@ -94,6 +109,20 @@ impl<'a> Paced<'a> {
             }
         }
     }
+}
+
+/// Whether bytes came that can't stand there; otherwise no more came. hyper says so by the kinds that it gives the
+/// errors of its decoder.
+fn is_framing(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let kind = error.kind();
+            return matches!(kind, ErrorKind::InvalidInput | ErrorKind::InvalidData);
+        }
+        next = error.source();
+    }
+    false
 }
 
 impl From<Cut> for Problem {

@@ -363,6 +363,8 @@ impl Problem {
                     .to_owned(),
             ),
         };
-        Self::new(code, detail.clone()).with_errors(vec![FieldError::body("imagen", detail)])
+        Self::new(code, detail.clone())
+            .with_errors(vec![FieldError::body("imagen", detail)])
+            .caused_by(unusable)
     }
 }

@@ -7,6 +7,8 @@ use llavero_simulator::Faults;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use llavero::{extract::MULTIPART_OVERHEAD, in_flight::BESIDE_IMAGE};
+
 use crate::harness::{
     TLS, World,
     certificates::{AUTHORITY, Io},
@@ -356,6 +358,64 @@ async fn who_has_ended_its_half_gets_its_answer() {
     }
 }
 
+/// Waits until the access log has that many requests of that status to the upload's route.
+async fn logged(world: &World, status: u16, requests: usize) {
+    let line = format!(
+        "http_server_request_duration_seconds_count{{http_route=\"/v1/ordenes/{{id}}/imagenes\",\
+         http_request_method=\"POST\",http_response_status_code=\"{status}\"}} {requests}"
+    );
+    world.wait_for_metric(&line).await;
+}
+
+#[tokio::test]
+async fn who_leaves_in_the_middle_of_a_body_is_told_from_who_sent_it_wrongly() {
+    for world in worlds("").await {
+        let token = world.token(&json!({}));
+        // The first half of it.
+        let begun = |framing| {
+            let request = upload(&token, FORM, framing, &form(100_000), "");
+            request[..request.len() / 2].to_vec()
+        };
+        let mut left = 0;
+        for framing in [Length, Chunked] {
+            let mut client = Raw::connect(&world).await;
+            client.0.write_all(&begun(framing)).await.unwrap();
+            drop(client);
+            left += 1;
+            logged(&world, 499, left).await;
+        }
+        let incomplete = "llavero_uploads_refused_total{reason=\"incomplete\"} 2";
+        world.wait_for_metric(incomplete).await;
+        world
+            .wait_for_metric("llavero_problems_total{code=\"malformed-body\"} 0")
+            .await;
+
+        // Who has ended its half only is there to read what was wrong.
+        for framing in [Length, Chunked] {
+            let mut client = Raw::connect(&world).await;
+            client.0.write_all(&begun(framing)).await.unwrap();
+            client.0.shutdown().await.unwrap();
+            let flies = world.time_flies();
+            let mut answer = client.read().await;
+            while answer.status == 100 {
+                answer = client.read().await;
+            }
+            drop(flies);
+            assert_eq!((answer.status, &*answer.code()), (400, "malformed-body"));
+        }
+        // So is who sends what can't stand there, and nobody waits for that.
+        let mut client = Raw::connect(&world).await;
+        let request = upload(&token, FORM, Chunked, b"", "");
+        let head = request.len() - b"0\r\n\r\n".len();
+        client.0.write_all(&request[..head]).await.unwrap();
+        client.send("5\r\n--b\r\nno length\r\n").await;
+        let answer = client.read().await;
+        assert_eq!((answer.status, &*answer.code()), (400, "malformed-body"));
+        logged(&world, 400, 3).await;
+        assert!(world.received().is_empty());
+    }
+}
+
 #[tokio::test]
 async fn who_leaves_while_the_erp_is_asked_frees_the_place() {
     for http2 in [false, true] {
@@ -412,6 +472,24 @@ mod http2 {
             .header("content-type", FORM)
             .body(())
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_takes_an_upload_back_has_left() {
+        for world in worlds("").await {
+            let mut client = connect(&world).await;
+            let request = post(&world.token(&json!({})));
+            let (answer, mut stream) = client.send_request(request, false).unwrap();
+            let half = Bytes::from(form(1000)).slice(..600);
+            stream.send_data(half, false).unwrap();
+            // It is under way: it promised no length, and has the room of the largest.
+            let room = 12 * MIB as u64 + MULTIPART_OVERHEAD + BESIDE_IMAGE;
+            let under_way = format!("llavero_uploads_in_flight_bytes {room}");
+            world.wait_for_metric(&under_way).await;
+            stream.send_reset(Reason::CANCEL);
+            drop(answer);
+            logged(&world, 499, 1).await;
+        }
     }
 
     /// Sends as the windows allow until all is sent or the stream is reset; gives back the reason.

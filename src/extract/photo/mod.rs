@@ -182,22 +182,14 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         left: usize::try_from(limit).unwrap_or(usize::MAX),
         behind: 0,
     };
-    'frames: loop {
-        let frame = tokio::select! {
-            biased;
-            frame = body.next() => frame?,
-            () = ousted.cancelled() => return Err(Refused::new(Reason::Overloaded, made_room())),
-        };
-        let Some(frame) = frame else { break };
-        for portion in frame.chunks(digest::STEP) {
-            if arriving.take(portion)? == Then::Stop {
-                break 'frames;
-            }
-            if frame.len() > digest::STEP {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
+    let mut leaving = Leaving(Some(&intake.budget));
+    let arrived = tokio::select! {
+        biased;
+        arrived = arriving.read(&mut body) => arrived,
+        () = ousted.cancelled() => Err(Refused::new(Reason::Overloaded, made_room())),
+    };
+    leaving.0 = None;
+    arrived?;
     let Whole {
         mut imagen,
         sha256,
@@ -256,7 +248,32 @@ enum Then {
     Stop,
 }
 
+/// A sender who may leave before the body is whole: then this is dropped as it is.
+struct Leaving<'a>(Option<&'a Budget>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(budget) = self.0 {
+            budget.count(Reason::Incomplete);
+        }
+    }
+}
+
 impl Arriving {
+    async fn read(&mut self, body: &mut Paced<'_>) -> Result<(), Refused> {
+        while let Some(frame) = body.next().await? {
+            for portion in frame.chunks(digest::STEP) {
+                if self.take(portion)? == Then::Stop {
+                    return Ok(());
+                }
+                if frame.len() > digest::STEP {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, portion: &[u8]) -> Result<Then, Problem> {
         self.promised.update(portion);
         if self.reader.has_ended() {
