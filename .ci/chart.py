@@ -543,7 +543,7 @@ REFUSED = [
     ("clave", "--set", "tenants.carper.clave=123"),
     ("terminationGracePeriodSeconds", "--set", "terminationGracePeriodSeconds=60"),
     # 10 + 30 + 10 + 120 + 5 is enough without the sleep.
-    ("terminationGracePeriodSeconds", "--set", "terminationGracePeriodSeconds=175,preStop.sleep.seconds=1"),
+    ("terminationGracePeriodSeconds", "--set", "terminationGracePeriodSeconds=200,preStop.sleep.seconds=1"),
     ("resources.limits.memory", "--set", "resources.limits.memory=1023Mi"),
     ("resources.limits.memory", "--set", "config.images.in_flight_bytes=1GiB"),
     ("resources.limits.memory", "--set", "config.images.max_dimension=2048"),
@@ -713,7 +713,7 @@ SAME_PODS = [
     ("jwks.other\\.pem=-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",),
 ]
 NEW_PODS = [
-    ("config.server.drain_delay=9s", "terminationGracePeriodSeconds=175"),
+    ("config.server.drain_delay=9s", "terminationGracePeriodSeconds=200"),
     ("config.auth.issuers[0].issuer=https://other.example.com/",),
     ("image.tag=0.1.1",),
     ("tenantSlots=17",),
@@ -728,12 +728,12 @@ def template_of(helm, *sets):
 
 def rolls_out(helm):
     # The same grace in all, so that only llavero.yaml differs where it should.
-    before = template_of(helm, "terminationGracePeriodSeconds=175")
+    before = template_of(helm, "terminationGracePeriodSeconds=200")
     for sets in SAME_PODS:
-        if template_of(helm, "terminationGracePeriodSeconds=175", *sets) != before:
+        if template_of(helm, "terminationGracePeriodSeconds=200", *sets) != before:
             raise Wrong(f"new pods for nothing: {' '.join(sets)}")
     for sets in NEW_PODS:
-        if template_of(helm, "terminationGracePeriodSeconds=175", *sets) == before:
+        if template_of(helm, "terminationGracePeriodSeconds=200", *sets) == before:
             raise Wrong(f"no new pods, and they are needed: {' '.join(sets)}")
 
 
@@ -753,7 +753,7 @@ NOTES = [
 def keeps_promises(helm, work):
     values = CHART / "ci/minimal-values.yaml"
     deployment = next(it for it in helm.template(values) if it["kind"] == "Deployment")["spec"]["template"]["spec"]
-    if deployment["terminationGracePeriodSeconds"] != 175:
+    if deployment["terminationGracePeriodSeconds"] != 200:
         raise Wrong(f"the grace is {deployment['terminationGracePeriodSeconds']} s, not 10 + 30 + 10 + 120 + 5")
     slept = template_of(helm, "preStop.sleep.seconds=7")["spec"]
     if slept["terminationGracePeriodSeconds"] != 182 or slept["containers"][0]["lifecycle"] != {"preStop": {"sleep": {"seconds": 7}}}:

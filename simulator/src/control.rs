@@ -35,8 +35,15 @@ Simulated Admintotal ERP
   DELETE /_sim/tenants/CLAVE/held              let those go that the fault hold keeps waiting
   GET    /_sim/tenants/CLAVE/imagenes/ID       the bytes of an uploaded image
 
-Faults: delay, hold, hang, status, html, garbage, truncate, redirect, wrong_record, expired_tokens, paging,
-rate_limit, odd_data, only, accept_then_hang. The ERP itself is at /CLAVE/api/v2/, or at /api/v2/ of a host CLAVE.*
+Faults, all at once in one object:
+  delay: MILLISECONDS                          hold, hang, html, garbage, truncate, wrong_record, expired_tokens,
+  redirect: ADDRESS                            odd_data, accept_then_hang: true
+  paging: \"limit_offset\" | \"page\" | \"cursor\"
+  status: {\"code\", \"retry_after\"?: \"5\", \"times\"?}
+  rate_limit: {\"per_minute\", \"retry_after\"?: false}
+  only: {\"method\"?, \"path_contains\"?}          which requests are hit; all if left out
+
+The ERP itself is at /CLAVE/api/v2/, or at /api/v2/ of a host CLAVE.*
 ";
 
 type Sim = State<Arc<Shared>>;

@@ -9,7 +9,11 @@ use serde::{
 
 use super::{document::Checker, units};
 
+/// The default.
+const IN_FLIGHT_BYTES: u64 = 512 << 20;
 const MIN_BYTES: u64 = 64 << 10;
+/// Larger than any camera's photo, and 9 GB of decoded pixels.
+const MOST_PIXELS: u64 = 1_000_000_000;
 const MIN_DIMENSION: u32 = 256;
 /// A faster network than this is no reason to refuse a slower one.
 const MAX_RATE: u64 = 1 << 20;
@@ -34,7 +38,7 @@ pub struct Images {
     /// Of images that are made to fit, where their format is lossy; 1 to 100. Default 85.
     pub quality: u8,
     /// How long the same image for the same order is the same upload. Default 10 min.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(deserialize_with = "units::duration_or_none")]
     pub dedupe_window: Duration,
     /// Bytes of all images that are being uploaded. Default 512 MiB.
     #[serde(deserialize_with = "units::size")]
@@ -83,7 +87,7 @@ impl Default for Images {
             max_dimension: None,
             quality: 85,
             dedupe_window: Duration::from_secs(600),
-            in_flight_bytes: 512 << 20,
+            in_flight_bytes: IN_FLIGHT_BYTES,
             min_rate: 4 << 10,
             idle_timeout: Duration::from_secs(30),
         }
@@ -99,9 +103,9 @@ impl Images {
             "must be at least 64KiB: phones make no smaller photos",
         );
         at.require(
-            self.max_pixels > 0,
+            (1..=MOST_PIXELS).contains(&self.max_pixels),
             "images.max_pixels",
-            "must be more than 0",
+            "must be from 1 to 1000000000: memory for photos that are made smaller is planned by it, 9 bytes for each",
         );
         at.require(
             !self.formats.is_empty(),
@@ -134,11 +138,20 @@ impl Images {
             "images.quality",
             "must be from 1 to 100; 85 shows no difference on a screen",
         );
-        at.require(
-            self.in_flight_bytes >= self.max_bytes,
-            "images.in_flight_bytes",
-            "must be at least images.max_bytes, or the largest image would never be let in",
-        );
+        if self.in_flight_bytes < self.max_bytes {
+            // Who left the default wrote the other.
+            if self.in_flight_bytes == IN_FLIGHT_BYTES {
+                at.mistake(
+                    "images.max_bytes",
+                    "is more than images.in_flight_bytes, which is 512MiB, so the largest image would never be let in; write in_flight_bytes too, a few times as large",
+                );
+            } else {
+                at.mistake(
+                    "images.in_flight_bytes",
+                    "must be at least images.max_bytes, or the largest image would never be let in",
+                );
+            }
+        }
         at.require(
             self.min_rate <= MAX_RATE,
             "images.min_rate",
@@ -165,8 +178,8 @@ fn off_or_pixels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::E
         fn visit_str<E: Error>(self, text: &str) -> Result<Option<u32>, E> {
             match text.parse() {
                 Ok(pixels) => Ok(Some(pixels)),
-                // YAML 1.1 tools on the way, Helm among them, write `off` as `false`.
-                Err(_) if matches!(text, "off" | "false") => Ok(None),
+                // YAML 1.1 tools on the way, Helm among them, write `off` and `no` as `false`.
+                Err(_) if matches!(text, "off" | "no" | "false") => Ok(None),
                 Err(_) => Err(E::invalid_value(Unexpected::Other("text"), &self)),
             }
         }

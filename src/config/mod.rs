@@ -299,6 +299,47 @@ proxy:
     }
 
     #[test]
+    fn what_a_photo_may_be_is_told_where_it_is_written() {
+        for (images, expected) in [
+            (
+                "dedupe_window: off",
+                "images.dedupe_window: expected a duration such as 30s, 10m or 1h, or 0 to turn it off",
+            ),
+            (
+                "max_dimension: 255",
+                "images.max_dimension: must be at least 256, or off: nothing could be seen in such photos",
+            ),
+            (
+                "max_pixels: 1000000001",
+                "images.max_pixels: must be from 1 to 1000000000: memory for photos that are made smaller is planned by it, 9 bytes for each",
+            ),
+            (
+                "max_bytes: 600MiB",
+                "images.max_bytes: is more than images.in_flight_bytes, which is 512MiB, so the largest image would never be let in; write in_flight_bytes too, a few times as large",
+            ),
+            (
+                "in_flight_bytes: 1MiB",
+                "images.in_flight_bytes: must be at least images.max_bytes, or the largest image would never be let in",
+            ),
+        ] {
+            let text = format!("{ISSUER}images:\n  {images}\n");
+            let line = text.lines().count();
+            assert_eq!(told(&text, &[]), [format!("{line}: {expected}")]);
+        }
+        for images in [
+            "max_dimension: off",
+            "max_dimension: no",
+            "max_dimension: false",
+            "max_pixels: 1000000000",
+            "dedupe_window: 0",
+            "max_bytes: 512MiB",
+        ] {
+            let text = format!("{ISSUER}images:\n  {images}\n");
+            assert!(load_with(&text, &[]).is_ok(), "{images}");
+        }
+    }
+
+    #[test]
     fn a_mistake_isnt_told_again_by_what_depends_on_it() {
         for (text, expected) in [
             (

@@ -8,6 +8,7 @@ use serde::{
 };
 
 const DURATION: &str = "a duration such as 250ms, 30s, 5m, 2h or 3d";
+const DURATION_OR_NONE: &str = "a duration such as 30s, 10m or 1h, or 0 to turn it off";
 const SIZE: &str = "a size such as 64KiB, 12MiB or 1GiB, or a number of bytes";
 
 /// Longer ones are slips, and overflow what adds them to a point in time.
@@ -52,6 +53,11 @@ fn split(text: &str) -> Option<(u64, &str)> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     Some((number.parse().ok()?, unit))
+}
+
+/// For `deserialize_with`, where 0 turns off what lasts so long.
+pub(super) fn duration_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    from_text(from, DURATION_OR_NONE, parse_duration)
 }
 
 /// For `deserialize_with`.

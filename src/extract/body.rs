@@ -42,7 +42,7 @@ impl Limit<'_> {
             _ if bytes.is_multiple_of(1024) => format!("{} KiB ({bytes} bytes)", bytes / 1024),
             _ => format!("{bytes} bytes"),
         };
-        match self.field {
+        let problem = match self.field {
             None => Problem::new(
                 Code::PayloadTooLarge,
                 format!("The body may have at most {size}. Send less."),
@@ -53,7 +53,9 @@ impl Limit<'_> {
                 let error = FieldError::body(field, detail.clone());
                 Problem::new(Code::PayloadTooLarge, detail).with_errors(vec![error])
             }
-        }
+        };
+        let what = self.field.unwrap_or("the body");
+        problem.caused_by(format_args!("{what} has more than {bytes} bytes"))
     }
 }
 

@@ -34,15 +34,19 @@ pub struct Patience {
 }
 
 /// Why no more of a body comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Cut {
     /// Its framing is broken, or its sender ended it early and is still there.
+    #[error("the body broke off")]
     Incomplete,
     /// Nothing came for so long.
+    #[error("nothing of the body came for too long")]
     Idle(Duration),
     /// It came at less than so many bytes a second.
+    #[error("the body came too slowly")]
     TooSlow(u64),
     /// It took longer than this.
+    #[error("the body took too long")]
     TooLong(Duration),
 }
 
@@ -132,7 +136,8 @@ impl From<Cut> for Problem {
                 return Self::new(
                     Code::MalformedBody,
                     "The body ended before it was complete. Send the request again; if that happens every time, let your HTTP client write `Content-Type` and its `boundary` itself.",
-                );
+                )
+                .caused_by(cut);
             }
             Cut::Idle(idle) => format!(
                 "Nothing more of the body came for {} seconds, which is the longest pause.",
@@ -152,6 +157,7 @@ impl From<Cut> for Problem {
                 "{rule} Nothing was sent to the ERP. Send the request again, over a better network if there is one."
             ),
         )
+        .caused_by(cut)
     }
 }
 

@@ -133,7 +133,7 @@ impl From<Repeated> for Problem {
             Repeated::Mismatch => {
                 Self::of(Code::IdempotencyMismatch).with_errors(vec![FieldError::parameter(
                     "Idempotency-Key",
-                    "Was used for this order with other content, whose answer is kept.",
+                    "Was used for this order with other content, which is under way still or whose answer is kept.",
                 )])
             }
             Repeated::Store(_) => Self::of(Code::Overloaded).with_retry_after(DEFAULT_RETRY_AFTER),
@@ -204,7 +204,10 @@ impl From<Failure> for Problem {
                 Code::UpstreamError,
                 "The connection to the ERP broke, or the time was up, before the whole photo was sent, so the ERP can't have taken it. Send it again.",
             ),
-            Failure::Timeout => Self::of(Code::UpstreamTimeout),
+            Failure::Timeout => Self::new(
+                Code::UpstreamTimeout,
+                "The ERP didn't answer in time. Try again later; after a write, read the record first: the change may have been made.",
+            ),
             Failure::Paused { retry_after } => {
                 Self::of(Code::UpstreamRateLimited).with_retry_after(retry_after)
             }
@@ -222,7 +225,10 @@ impl From<Failure> for Problem {
                     "The ERP failed to log the gateway in, so your request wasn't sent to it. Try again later; if it goes on, tell the operator the `X-Request-Id`.",
                 ),
             },
-            Failure::LoginUnreadable => Self::of(Code::UpstreamError),
+            Failure::LoginUnreadable => Self::new(
+                Code::UpstreamError,
+                "The ERP's answer to the gateway's login can't be read, so your request wasn't sent to it. Try again later; if it goes on, tell the operator the `X-Request-Id`.",
+            ),
             Failure::NotFound => Self::new(
                 Code::NotFound,
                 "The ERP has no such record, or this tenant's credential can't see it. Check the id.",

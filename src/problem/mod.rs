@@ -5,6 +5,7 @@
 //! renders it. The cause goes to the access log, never into the answer.
 
 mod catalog;
+mod example;
 mod from;
 
 use std::{borrow::Cow, time::Duration};
@@ -18,6 +19,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use catalog::Code;
+pub use example::Asked;
 
 /// No form has so many fields.
 const MOST_ERRORS: usize = 25;

@@ -25,7 +25,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::problem::{Code, FieldError, Problem, ProblemDetails};
+use crate::problem::{Asked, Code, FieldError, Problem, ProblemDetails};
 
 use super::problems;
 
@@ -124,7 +124,7 @@ enum Kind {
 fn complete_reference(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response {
-            add_headers(response, status, false, false, false);
+            add_headers(response, status, Kind::Read, false, false);
         }
     }
 }
@@ -177,8 +177,7 @@ fn complete_operation(operation: &mut Operation, kind: Kind) {
     ));
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response {
-            let validated = cached || kind == Kind::Change;
-            add_headers(response, status, cached, validated, pages);
+            add_headers(response, status, kind, cached, pages);
             // A 401 is for nobody who is known.
             if status != "401" {
                 add_limits(response);
@@ -231,10 +230,11 @@ fn add_limits(response: &mut DocumentedResponse) {
 fn add_headers(
     response: &mut DocumentedResponse,
     status: &str,
+    kind: Kind,
     cached: bool,
-    validated: bool,
     pages: bool,
 ) {
+    let validated = cached || kind == Kind::Change;
     let mut add = |name: &str, description: &str, schema: Schema| {
         let header = HeaderBuilder::new()
             .schema(Some(schema))
@@ -261,7 +261,7 @@ fn add_headers(
         add("ETag", "A strong validator of the bytes.", string());
     }
     if succeeded && cached {
-        add("Age", "Seconds since the ERP answered.", integer());
+        add("Age", "Seconds since the ERP answered.", integer(0));
         add(
             "Cache-Status",
             "How the cache handled the request (RFC 9211).",
@@ -274,7 +274,12 @@ fn add_headers(
     match status {
         "401" | "403" => add("WWW-Authenticate", "What is missing (RFC 6750).", string()),
         "405" => add("Allow", "The methods that there are.", string()),
-        "409" | "429" | "503" => add("Retry-After", "Seconds to wait, at least 1.", integer()),
+        "409" | "429" | "503" => add("Retry-After", "Seconds to wait, at least 1.", integer(1)),
+        "502" | "504" if kind != Kind::Read => add(
+            "Retry-After",
+            "Seconds to wait, where the request can be sent again as it is and the ERP is asked what became of it first: an upload, or a change with an `Idempotency-Key`, that may have been made.",
+            integer(1),
+        ),
         _ => {}
     }
 }
@@ -286,16 +291,16 @@ fn string() -> Schema {
         .into()
 }
 
-fn integer() -> Schema {
+fn integer(minimum: usize) -> Schema {
     ObjectBuilder::new()
         .schema_type(SchemaType::new(Type::Integer))
-        .minimum(Some(0))
+        .minimum(Some(minimum))
         .build()
         .into()
 }
 
 /// Documents the problems of an operation from the catalog, grouped by status.
-fn problems(codes: &[Code]) -> BTreeMap<String, RefOr<DocumentedResponse>> {
+fn problems(asked: Asked, codes: &[Code]) -> BTreeMap<String, RefOr<DocumentedResponse>> {
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     for code in codes {
         by_status
@@ -311,7 +316,8 @@ fn problems(codes: &[Code]) -> BTreeMap<String, RefOr<DocumentedResponse>> {
                 .map(|code| format!("`{}`: {}", code.as_str(), code.title()))
                 .collect();
             let examples = codes.iter().map(|code| {
-                let (_, body) = Problem::of(*code).render("0192f7a2-6d3c-7c11-9d5f-3f1d3c1b2a10");
+                let (_, body) =
+                    Problem::example(*code, asked).render("0192f7a2-6d3c-7c11-9d5f-3f1d3c1b2a10");
                 let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
                 let example = ExampleBuilder::new()
                     .summary(code.title())
@@ -333,14 +339,14 @@ fn problems(codes: &[Code]) -> BTreeMap<String, RefOr<DocumentedResponse>> {
 }
 
 macro_rules! documented_problems {
-    ($( $(#[$doc:meta])* $name:ident: $($code:ident)*; )*) => {
+    ($( $(#[$doc:meta])* $name:ident of $asked:ident: $($code:ident)*; )*) => {
         $(
             $(#[$doc])*
             pub struct $name;
 
             impl IntoResponses for $name {
                 fn responses() -> BTreeMap<String, RefOr<DocumentedResponse>> {
-                    problems(&[$(Code::$code),*])
+                    problems(Asked::$asked, &[$(Code::$code),*])
                 }
             }
         )*
@@ -349,26 +355,27 @@ macro_rules! documented_problems {
 
 documented_problems! {
     /// What can go wrong before any operation.
-    CallerProblems: UnknownParameter InvalidParameter MissingToken InvalidToken IdentityUnavailable RateLimited TenantNotAllowed
+    CallerProblems of Read: UnknownParameter InvalidParameter MissingToken InvalidToken IdentityUnavailable RateLimited TenantNotAllowed
         NotFound MethodNotAllowed Internal;
     /// What can go wrong with a read.
-    ReadProblems: UnknownParameter InvalidParameter TenantRequired MissingToken InvalidToken IdentityUnavailable RateLimited
+    ReadProblems of Read: UnknownParameter InvalidParameter TenantRequired MissingToken InvalidToken IdentityUnavailable RateLimited
         InsufficientScope TenantNotAllowed NotFound MethodNotAllowed UpstreamValidation Internal UpstreamError
         UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited
         UpstreamUnavailable UpstreamTimeout NotCached;
     /// What can go wrong with a change.
-    ChangeProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody RequestTimeout MissingToken
+    ChangeProblems of Change: UnknownParameter InvalidParameter TenantRequired MalformedBody RequestTimeout MissingToken
         InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
         IdempotencyConflict PreconditionFailed PayloadTooLarge UnsupportedMediaType ValidationFailed
         UpstreamValidation IdempotencyMismatch
         Internal UpstreamError UpstreamMismatch UpstreamCredentialRejected Overloaded
         UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
     /// What can go wrong with an upload.
-    UploadProblems: UnknownParameter InvalidParameter TenantRequired MalformedBody RequestTimeout MissingToken
+    UploadProblems of Upload: UnknownParameter InvalidParameter TenantRequired MalformedBody RequestTimeout MissingToken
         InvalidToken IdentityUnavailable RateLimited InsufficientScope TenantNotAllowed NotFound MethodNotAllowed
         IdempotencyConflict PayloadTooLarge UnsupportedMediaType ValidationFailed InvalidImage UpstreamValidation
         IdempotencyMismatch Internal
-        UpstreamError UpstreamCredentialRejected Overloaded UpstreamRateLimited UpstreamUnavailable UpstreamTimeout;
+        UpstreamError UpstreamMismatch UpstreamCredentialRejected Overloaded UpstreamRateLimited
+        UpstreamUnavailable UpstreamTimeout;
 }
 
 /// The document in both its forms, made once.

@@ -1,11 +1,11 @@
 //! What operators see: probes, metrics, the request line, the drain.
 
 use llavero_simulator::{Faults, StatusFault};
-use reqwest::Method;
+use reqwest::{Method, multipart};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::harness::{World, leaks};
+use crate::harness::{World, leaks, photo};
 
 async fn admin(world: &World, path: &str) -> (u16, String) {
     let reply = world
@@ -272,6 +272,75 @@ async fn a_refused_token_is_explained_in_the_log_and_never_stored() {
     assert_eq!(reply.header("vary"), "Authorization, Llavero-Tenant");
     let lines = leaks::lines_with("an-expired-token");
     assert_eq!(request_line(&lines)["cause"], "the token has expired");
+}
+
+#[tokio::test]
+async fn a_refused_photo_is_explained_in_the_log() {
+    let world = World::start().await;
+    let part = |bytes: Vec<u8>| multipart::Part::bytes(bytes).file_name("secreto.jpg");
+    let form = || multipart::Form::new().text("proceso", "antes");
+    let good = || part(photo("no-exif.jpg"));
+    for (at, (form, status, cause)) in [
+        (
+            form().part("imagen", part(photo("iphone.heic"))),
+            415,
+            "the file is an image of a format that isn't taken",
+        ),
+        (
+            form().part("imagen", part(b"secreto".to_vec())),
+            422,
+            "the file isn't an image",
+        ),
+        (
+            form().part("imagen", part(Vec::new())),
+            422,
+            "the file is empty",
+        ),
+        (
+            form().part("imagen", part(photo("truncated.jpg"))),
+            422,
+            "the image is incomplete or damaged",
+        ),
+        (
+            form().part("imagen", part(photo("bomb-60000x60000.png"))),
+            422,
+            "the image has 3600000000 pixels",
+        ),
+        (form(), 422, "the form lacks a part"),
+        (
+            form().part("imagen", good()).text("secreto", "1"),
+            422,
+            "a part that isn't known",
+        ),
+        (
+            form().part("imagen", good()).text("proceso", "antes"),
+            422,
+            "a part was sent twice",
+        ),
+        (
+            form().part("imagen", good()).text("titulo", "secreto\nx"),
+            422,
+            "proceso or titulo isn't valid",
+        ),
+        (
+            form().part("imagen", part(vec![0; (12 << 20) + 1])),
+            413,
+            "imagen has more than 12582912 bytes",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("a-refused-photo-{at}");
+        let request = world
+            .request(Method::POST, "/v1/ordenes/11001/imagenes")
+            .header("x-request-id", &id)
+            .multipart(form);
+        assert_eq!(world.send(request).await.status, status, "{cause}");
+        let lines = leaks::lines_with(&id);
+        assert_eq!(request_line(&lines)["cause"], cause);
+        assert!(!request_line(&lines).to_string().contains("secreto"));
+    }
 }
 
 #[tokio::test]

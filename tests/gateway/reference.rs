@@ -3,10 +3,11 @@
 use std::{fs, path::Path};
 
 use llavero::{resources::reference::Rendered, router};
-use reqwest::Method;
+use llavero_simulator::Faults;
+use reqwest::{Method, multipart};
 use serde_json::{Value, json};
 
-use crate::harness::{Reply, World};
+use crate::harness::{Reply, World, photo};
 
 #[test]
 fn the_committed_document_is_the_codes() {
@@ -144,6 +145,88 @@ async fn real_answers_are_promised_ones() {
         &world.patch("/v1/ordenes/11001", json!({"status": 1})).await,
     );
     fits(&document, "/v1/me", "get", &world.get("/v1/me").await);
+}
+
+#[tokio::test]
+async fn what_the_examples_of_problems_say_is_said() {
+    let world = World::start().await;
+    let document: Value = serde_json::from_str(Rendered::new(&router::document()).json()).unwrap();
+    let said = |path: &str, method: &str, reply: &Reply| {
+        let problem: Value = serde_json::from_slice(&reply.body).unwrap();
+        let (status, code) = (reply.status.as_u16(), problem["code"].as_str().unwrap());
+        let answer = &document["paths"][path][method]["responses"][status.to_string()];
+        let example = &answer["content"]["application/problem+json"]["examples"][code]["value"];
+        for member in ["title", "detail", "errors"] {
+            assert_eq!(problem[member], example[member], "{method} {code}");
+        }
+        // A field of the answer's that the document doesn't have.
+        let waits = reply.headers.contains_key("retry-after");
+        assert!(!waits || answer["headers"]["Retry-After"]["schema"]["minimum"] == 1);
+        code.to_owned()
+    };
+    let (change, upload) = ("/v1/ordenes/{id}", "/v1/ordenes/{id}/imagenes");
+    let photo_of = |bytes: Vec<u8>| {
+        let form = multipart::Form::new().text("proceso", "antes");
+        form.part("imagen", multipart::Part::bytes(bytes))
+    };
+    let uploads = [
+        (vec![0; 12 * 1024 * 1024 + 1], "payload-too-large"),
+        (photo("iphone.heic"), "unsupported-media-type"),
+        (photo("truncated.jpg"), "invalid-image"),
+    ];
+    let post = |form| {
+        let request = world.request(Method::POST, "/v1/ordenes/11001/imagenes");
+        request.multipart(form)
+    };
+    for (bytes, code) in uploads {
+        let reply = world.send(post(photo_of(bytes))).await;
+        assert_eq!(said(upload, "post", &reply), code);
+    }
+    let patch = |kind: &str, body: String| {
+        let request = world.request(Method::PATCH, "/v1/ordenes/11001");
+        request.header("content-type", kind).body(body)
+    };
+    let reply = world.send(patch("text/plain", "{}".to_owned())).await;
+    assert_eq!(said(change, "patch", &reply), "unsupported-media-type");
+    let long = format!("{{\"descripcion\": \"{}\"}}", "x".repeat(256 * 1024));
+    let reply = world.send(patch("application/json", long)).await;
+    assert_eq!(said(change, "patch", &reply), "payload-too-large");
+
+    // The ERP breaks off what it has begun to answer, and nobody knows what became of it.
+    let broken = Faults {
+        truncate: true,
+        ..Faults::default()
+    };
+    world.faults("carper", broken);
+    let keyed = patch("application/json", r#"{"prioridad":"alta"}"#.to_owned());
+    let reply = world.send(keyed.header("idempotency-key", "a")).await;
+    let example = said_again(&reply);
+    let reply = world.send(post(photo_of(photo("no-exif.jpg")))).await;
+    assert_eq!(said(upload, "post", &reply), "upstream-error");
+    assert_eq!(said_again(&reply), example);
+    let reply = world
+        .send(patch(
+            "application/json",
+            r#"{"prioridad":"baja"}"#.to_owned(),
+        ))
+        .await;
+    assert_eq!(said(change, "patch", &reply), "upstream-error");
+    assert!(!reply.headers.contains_key("retry-after"));
+}
+
+/// What the sender of a write that can be sent again as it is is told.
+fn said_again(reply: &Reply) -> Value {
+    reply.problem(502, "upstream-error");
+    assert_eq!(reply.header("retry-after"), "10");
+    let problem: Value = serde_json::from_slice(&reply.body).unwrap();
+    let detail = &problem["detail"];
+    assert!(
+        detail
+            .as_str()
+            .unwrap()
+            .contains("Send the same request again")
+    );
+    detail.clone()
 }
 
 #[tokio::test]

@@ -93,23 +93,25 @@ annotations:
 
 {{/*
 How long the gateway may take to end. A write that began with the last request that was let in
-is never cut: it waits for its turn, then runs to its own timeout. 5 seconds are for the rest.
+is never cut: it waits for its turn, then runs to its own timeout; where no answer came, it is looked at the ERP what became
+of it, which waits for a turn and an answer again. 5 seconds are for the rest.
 */}}
 {{- define "llavero.terminationGracePeriodSeconds" -}}
 {{- $needed := dig "sleep" "seconds" 0 .Values.preStop | add 5 }}
+{{- $turn := dig "upstream" "queue_timeout" "10s" .Values.config }}
 {{- range list
   (dig "server" "drain_delay" "3s" .Values.config)
   (dig "server" "shutdown_grace" "30s" .Values.config)
-  (dig "upstream" "queue_timeout" "10s" .Values.config)
-  (dig "upstream" "upload_timeout" "120s" .Values.config) }}
+  $turn (dig "upstream" "upload_timeout" "120s" .Values.config)
+  $turn (dig "upstream" "timeout" "15s" .Values.config) }}
 {{- $needed = add $needed (include "llavero.seconds" . | atoi) }}
 {{- end }}
 {{- if gt $needed 86400 }}
-{{- fail "server.drain_delay, server.shutdown_grace, upstream.queue_timeout, upstream.upload_timeout and preStop.sleep are more than a day together: a pod that ends would stay. Shorten them." }}
+{{- fail "server.drain_delay, server.shutdown_grace, upstream.queue_timeout, upstream.upload_timeout, upstream.timeout and preStop.sleep are more than a day together: a pod that ends would stay. Shorten them." }}
 {{- end }}
 {{- $given := .Values.terminationGracePeriodSeconds | default $needed | int64 }}
 {{- if lt $given $needed }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but server.drain_delay, server.shutdown_grace, upstream.queue_timeout, upstream.upload_timeout and preStop.sleep need %d: uploads would be cut. Leave it out, or shorten those." $given $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but server.drain_delay, server.shutdown_grace, upstream.queue_timeout (twice), upstream.upload_timeout, upstream.timeout and preStop.sleep need %d: uploads would be cut. Leave it out, or shorten those." $given $needed) }}
 {{- end }}
 {{- $given }}
 {{- end }}

@@ -91,7 +91,9 @@ impl Form {
                 "The part `{name}` has a `Content-Transfer-Encoding`. Send its bytes as they are, or with `binary`."
             );
             let error = FieldError::body(name, detail.clone());
-            return Err(Problem::new(Code::MalformedBody, detail).with_errors(vec![error]));
+            return Err(Problem::new(Code::MalformedBody, detail)
+                .with_errors(vec![error])
+                .caused_by("a part has a Content-Transfer-Encoding"));
         }
         self.open = match which {
             Some(which) => Open::Text {
@@ -142,10 +144,12 @@ impl Form {
             }
             Open::Text { which, bytes } => {
                 let name = TEXTS[which];
-                let text = String::from_utf8(bytes)
-                    .map_err(|_| invalid(name, "The part isn't UTF-8 text."))?;
+                let text = String::from_utf8(bytes).map_err(|_| {
+                    invalid(name, "The part isn't UTF-8 text.", "a text isn't UTF-8")
+                })?;
                 if which == CHARSET && !text.eq_ignore_ascii_case("utf-8") {
-                    return Err(invalid(name, "The form's texts must be UTF-8."));
+                    let detail = "The form's texts must be UTF-8.";
+                    return Err(invalid(name, detail, "another charset than UTF-8"));
                 }
                 self.texts[which] = Some(text);
             }
@@ -174,17 +178,23 @@ impl Form {
                 proceso,
                 titulo,
             }),
-            _ => Err(Problem::of(Code::ValidationFailed).with_errors(errors)),
+            _ => Err(Problem::of(Code::ValidationFailed)
+                .with_errors(errors)
+                .caused_by("the form lacks a part")),
         }
     }
 }
 
 fn twice(name: &str) -> Problem {
-    invalid(name, "The part was sent more than once; send it once.")
+    let detail = "The part was sent more than once; send it once.";
+    invalid(name, detail, "a part was sent twice")
 }
 
-fn invalid(name: &str, detail: &'static str) -> Problem {
-    Problem::of(Code::ValidationFailed).with_errors(vec![FieldError::body(name, detail)])
+/// What is wrong with a part; the log has a word for it without the part's name, which may be anything.
+fn invalid(name: &str, detail: &'static str, cause: &'static str) -> Problem {
+    Problem::of(Code::ValidationFailed)
+        .with_errors(vec![FieldError::body(name, detail)])
+        .caused_by(cause)
 }
 
 fn unknown(name: &str) -> Problem {
@@ -194,6 +204,7 @@ fn unknown(name: &str) -> Problem {
     invalid(
         &shown,
         "There is no such part; there are `imagen`, `proceso` and `titulo`, each at most once.",
+        "a part that isn't known",
     )
 }
 

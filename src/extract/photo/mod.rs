@@ -160,7 +160,8 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
         let detail = "The body of an upload is taken as it is: send it without `Content-Encoding`.";
-        return Err(Problem::new(Code::UnsupportedMediaType, detail).into());
+        let problem = Problem::new(Code::UnsupportedMediaType, detail);
+        return Err(problem.caused_by("the body has a Content-Encoding").into());
     }
     let promised = Promised::by(&head.headers).map_err(|broken| of_form(&broken))?;
     let limit = rules.max_bytes.saturating_add(MULTIPART_OVERHEAD);
@@ -298,7 +299,8 @@ impl Arriving {
                 format!(
                     "More than {MAX_EPILOGUE} bytes stand behind the form's end, so its digest isn't checked. End the body with the form."
                 ),
-            )),
+            )
+            .caused_by("too much stands behind the form's end")),
         }
     }
 
@@ -310,7 +312,8 @@ impl Arriving {
             return Err(Problem::new(
                 Code::MalformedBody,
                 "The body ended before the form's last delimiter, `--` and the boundary and `--`. Send the request again; if that happens every time, let your HTTP client write the form itself.",
-            ));
+            )
+            .caused_by("the form has no end"));
         }
         self.form.finish()
     }
@@ -323,9 +326,12 @@ fn boundary(headers: &HeaderMap) -> Result<Boundary, Problem> {
         return Err(Problem::new(
             Code::MalformedBody,
             "The request has more than one `Content-Type`. Send one.",
-        ));
+        )
+        .caused_by("more than one Content-Type"));
     }
-    Boundary::of(content_type).map_err(|invalid| match invalid {
+    Boundary::of(content_type).map_err(|invalid| {
+        let cause = invalid.to_string();
+        match invalid {
         InvalidBoundary::OtherType => Problem::new(
             Code::UnsupportedMediaType,
             "This operation takes `Content-Type: multipart/form-data` with the parts `imagen` and `proceso`, and optionally `titulo`.",
@@ -334,6 +340,8 @@ fn boundary(headers: &HeaderMap) -> Result<Boundary, Problem> {
             Code::MalformedBody,
             format!("The `Content-Type` {invalid}. Let your HTTP client write that header itself."),
         ),
+        }
+        .caused_by(format_args!("the Content-Type {cause}"))
     })
 }
 

@@ -63,7 +63,8 @@ struct Upload {
     /// Which step of the job it shows: `antes`, `durante` or `despues` (or the ERP's code 1 to 3).
     #[schema(schema_with = proceso_schema)]
     proceso: String,
-    /// Its title; made from `proceso` and the time where it isn't given.
+    /// Its title: one line of at most 200 characters, without control characters; white space around it is cut off. Where it isn't
+    /// given, it is made of `proceso`, the time in UTC and the beginning of the photo's SHA-256.
     #[schema(
         required = false,
         nullable = false,
@@ -94,7 +95,7 @@ struct Imagen {
     /// Where it can be fetched.
     #[schema(value_type = Option<String>, example = "https://archivos.example.net/555417.jpg", required = true)]
     url: Value,
-    #[schema(value_type = Option<String>, example = "Antes del servicio - 20260127_150310.jpg", required = true)]
+    #[schema(value_type = Option<String>, example = "Antes del servicio - 20260127_150310-44afbfd2.jpg", required = true)]
     titulo: Value,
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-01-28T17:53:36.346193+00:00", required = true)]
     creado: Value,
@@ -116,9 +117,9 @@ struct Imagen {
     tag = "ordenes",
     params(
         ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
-        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257),
-        ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the whole body (RFC 9530): what arrives otherwise is refused. In the head of the part `imagen` it is the photo's. Such as `sha-256=:<base64>:`."),
-        ("Repr-Digest" = Option<String>, Header, description = "The same; it may also be that of the photo alone. Such as `sha-256=:<base64>:`."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters, bare or in double quotes, with which it is up to 257. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257),
+        ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the whole body, form and all (RFC 9530): what arrives otherwise is refused. In the head of the part `imagen` it is the photo's. Such as `sha-256=:<base64>:`."),
+        ("Repr-Digest" = Option<String>, Header, description = "The same; each may also be that of the photo alone, by SHA-256 or SHA-512. Such as `sha-256=:<base64>:`."),
     ),
     request_body(content = Upload, content_type = "multipart/form-data", description = "The photo and what it shows."),
     responses(
@@ -357,7 +358,9 @@ fn check<'a>(
     }
     match proceso {
         Some(proceso) if errors.is_empty() => Ok((proceso, titulo.map(str::to_owned))),
-        _ => Err(Problem::of(Code::ValidationFailed).with_errors(errors)),
+        _ => Err(Problem::of(Code::ValidationFailed)
+            .with_errors(errors)
+            .caused_by("proceso or titulo isn't valid")),
     }
 }
 
