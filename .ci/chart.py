@@ -643,9 +643,9 @@ REFUSED = [
     ("resources.requests.cpu is 2, above resources.limits.cpu", "--set", "resources.requests.cpu=2,resources.limits.cpu=1999m"),
     ("resources.requests.ephemeral-storage is 1G, above", "--set", "resources.requests.ephemeral-storage=1G,resources.limits.ephemeral-storage=1M"),
     ("resources.limits.memory", "--set", "config.cache.max_bytes=99999999999999GiB"),
-    ("resources.limits.memory", "--set-json", 'config.images={"max_dimension": 2048, "max_pixels": 99999999999999999999}'),
+    ("resources.limits.memory", "--set-json", 'config.images={"max_dimension": 2048, "max_pixels": 1000000000}'),
     *(("more than a day together", "--set-string", f"config.{setting}={time}")
-      for setting in ("server.drain_delay", "server.shutdown_grace", "upstream.queue_timeout", "upstream.upload_timeout")
+      for setting in ("server.drain_delay", "server.shutdown_grace", "upstream.queue_timeout", "upstream.upload_timeout", "upstream.timeout")
       for time in ("99999999999999999999s", "99999999999999d", "86400s")),
     ("preStop", "--set-json", "preStop.sleep.seconds=9999999999"),
     ("terminationGracePeriodSeconds", "--set-json", "terminationGracePeriodSeconds=9999999999999"),
@@ -754,9 +754,9 @@ def keeps_promises(helm, work):
     values = CHART / "ci/minimal-values.yaml"
     deployment = next(it for it in helm.template(values) if it["kind"] == "Deployment")["spec"]["template"]["spec"]
     if deployment["terminationGracePeriodSeconds"] != 200:
-        raise Wrong(f"the grace is {deployment['terminationGracePeriodSeconds']} s, not 10 + 30 + 10 + 120 + 5")
+        raise Wrong(f"the grace is {deployment['terminationGracePeriodSeconds']} s, not 10 + 30 + 10 + 120 + 10 + 15 + 5")
     slept = template_of(helm, "preStop.sleep.seconds=7")["spec"]
-    if slept["terminationGracePeriodSeconds"] != 182 or slept["containers"][0]["lifecycle"] != {"preStop": {"sleep": {"seconds": 7}}}:
+    if slept["terminationGracePeriodSeconds"] != 207 or slept["containers"][0]["lifecycle"] != {"preStop": {"sleep": {"seconds": 7}}}:
         raise Wrong("a sleep of preStop isn't part of the grace")
     volumes = {it["name"]: it for it in deployment["volumes"]}
     sources = volumes["tenants"]["projected"]["sources"]
