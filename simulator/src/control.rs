@@ -213,3 +213,28 @@ fn no_such_tenant() -> Reply {
 fn refusal(status: StatusCode, error: &str) -> Reply {
     Reply::json(status, &Value::from_iter([("error", error)]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_fault_with_its_fields() {
+        let faults: Faults = serde_json::from_value(json!({
+            "delay": 1,
+            "status": {"code": 503, "retry_after": "5", "times": 2},
+            "redirect": "x",
+            "paging": "page",
+            "rate_limit": {"per_minute": 1},
+            "only": {"method": "GET", "path_contains": "x"},
+        }))
+        .expect("faults");
+        let mut open = vec![json!(faults)];
+        while let Some(value) = open.pop() {
+            for (name, value) in value.as_object().into_iter().flatten() {
+                assert!(HELP.contains(name.as_str()), "{name}");
+                open.push(value.clone());
+            }
+        }
+    }
+}

@@ -165,7 +165,7 @@ impl From<Cut> for Problem {
 mod tests {
     use std::{convert::Infallible, pin::pin};
 
-    use futures_util::{future::poll_immediate, stream};
+    use futures_util::{FutureExt as _, future::poll_immediate, stream};
     use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
     use super::*;
@@ -261,9 +261,17 @@ mod tests {
         };
         let whole = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
         assert_eq!(Paced::new(whole, patience, &clock).next().await, Ok(None));
+        // What can't stand there is told at once; whether who broke off has left takes a moment.
+        let broken = io::Error::from(ErrorKind::InvalidInput);
+        let broken = Body::from_stream(stream::iter([Err::<Bytes, _>(broken)]));
+        let next = Paced::new(broken, patience, &clock).next().now_or_never();
+        assert_eq!(next, Some(Err(Cut::Incomplete)));
         let (sender, body) = body();
         sender.send(Err("cut")).expect("it is read");
-        let next = Paced::new(body, patience, &clock).next().await;
-        assert_eq!(next, Err(Cut::Incomplete));
+        let mut paced = Paced::new(body, patience, &clock);
+        let mut next = pin!(paced.next());
+        assert_eq!(poll_immediate(&mut next).await, None);
+        clock.advance(LEAVING);
+        assert_eq!(next.await, Err(Cut::Incomplete));
     }
 }
