@@ -28,6 +28,7 @@ use super::{
     socket::Socket,
     stream::Stream,
     watch::{Activity, IDLE, Watched},
+    windows,
 };
 
 /// How long a client may take to send its request's head; hyper counts the time between two
@@ -36,8 +37,6 @@ const HEADER_TIMEOUT: Duration = IDLE;
 /// More headers than any client sends, and a head larger than any (tokens are up to 8 KiB).
 const MAX_HEADERS: usize = 100;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// More than a browser opens.
-const MAX_STREAMS: u32 = 100;
 /// An HTTP/2 client that doesn't answer a ping within the second is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -109,10 +108,10 @@ impl Door {
                 return;
             };
             let (connection, cut) = (connection.clone(), cut.clone());
-            let allowance = Allowance::of(place.stands_for_many());
+            let stands_for_many = place.stands_for_many();
             open.spawn(async move {
                 tokio::select! {
-                    () = connection.serve(Socket::new(stream), peer, allowance) => {}
+                    () = connection.serve(Socket::new(stream), peer, stands_for_many) => {}
                     () = cut.cancelled() => {}
                 }
                 drop(place);
@@ -174,7 +173,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(&self, socket: Socket, peer: SocketAddr, allowance: Allowance) {
+    async fn serve(&self, socket: Socket, peer: SocketAddr, stands_for_many: bool) {
         let activity = Activity::new();
         let too_late = self.draining.is_too_late(&socket);
         let made = match &self.handshakes {
@@ -207,7 +206,9 @@ impl Connection {
             // HTTP/2 reads on whatever it serves, and sees for itself.
             Protocol::Http2 => {
                 let mut builder = self.builder.clone().http2_only();
+                let allowance = Allowance::of(stands_for_many);
                 allowance.bound(&mut builder);
+                windows::bound(&mut builder, stands_for_many);
                 (
                     builder,
                     Rests::of_http2(&stream, self.leftovers),
@@ -297,7 +298,6 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder

@@ -12,6 +12,7 @@ mod rest;
 mod socket;
 mod stream;
 mod watch;
+mod windows;
 
 use std::{io, time::Duration};
 

@@ -1,6 +1,7 @@
 //! What a refused request has not yet sent. Its answer goes out at once; a small rest is then taken, so
 //! that the connection serves on, and a client with a large one is told that it ends (RFC 9112 §9.6).
-//! HTTP/2's streams end without their connection, so there it is taken whatever its size.
+//! HTTP/2's streams end without their connection, so there it is taken whatever its size, and as soon as nobody
+//! reads on: until the answer is known it would lie in memory, and in the window that all bodies share.
 
 use std::{
     pin::Pin,
@@ -28,33 +29,36 @@ use super::{linger::linger, stream::Stream};
 /// The largest rest that is taken for an HTTP/1 connection's sake, in bytes.
 const MOST: u64 = 64 * 1024;
 
-/// A request's body; what its reader leaves comes back.
+/// A request's body; what its reader leaves comes back, or goes to where rests go.
 pub(super) struct Received {
     body: Option<Incoming>,
     left: Option<oneshot::Sender<Incoming>>,
+    /// In HTTP/2.
+    rests: Option<Rests>,
 }
 
 /// Where a body comes back.
 pub(super) struct Rest {
     left: oneshot::Receiver<Incoming>,
-    version: Version,
     /// A client that asks first sends nothing until it is told to.
     waits: bool,
 }
 
 impl Received {
-    pub(super) fn new(body: Incoming, version: Version, headers: &HeaderMap) -> (Self, Rest) {
+    pub(super) fn new(
+        body: Incoming,
+        version: Version,
+        headers: &HeaderMap,
+        rests: &Rests,
+    ) -> (Self, Rest) {
         let (sender, left) = oneshot::channel();
         let received = Self {
             body: Some(body),
             left: Some(sender),
+            rests: (version > Version::HTTP_11).then(|| rests.clone()),
         };
         let waits = headers.contains_key(EXPECT);
-        let rest = Rest {
-            left,
-            version,
-            waits,
-        };
+        let rest = Rest { left, waits };
         (received, rest)
     }
 }
@@ -65,19 +69,17 @@ impl Rest {
         let body = match self.left.try_recv() {
             Ok(body) => body,
             Err(TryRecvError::Closed) => return rests.stream.is_settled(),
-            // It is still being read.
+            // It is still being read, or taken already.
             Err(TryRecvError::Empty) => return,
         };
-        let is_taken = self.version > Version::HTTP_11
-            || !self.waits
-                && match body.size_hint().upper() {
-                    Some(left) => left <= MOST,
-                    // Chunked; who was content with what came has nearly all of it.
-                    None => answer.status().is_success(),
-                };
+        let is_taken = !self.waits
+            && match body.size_hint().upper() {
+                Some(left) => left <= MOST,
+                // Chunked; who was content with what came has nearly all of it.
+                None => answer.status().is_success(),
+            };
         if is_taken {
-            // Nobody takes it where the connection has ended.
-            let _ = rests.sender.send(body);
+            rests.take(body, None);
         } else {
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(CONNECTION, close);
@@ -88,13 +90,20 @@ impl Rest {
 /// Where rests go, of one connection. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Rests {
-    sender: UnboundedSender<Incoming>,
+    sender: UnboundedSender<Untaken>,
     stream: Stream,
+}
+
+/// A rest that is to be taken.
+struct Untaken {
+    body: Incoming,
+    /// Closed as soon as its answer is known, where that isn't yet so.
+    unanswered: Option<oneshot::Sender<Incoming>>,
 }
 
 /// The other end of [`Rests`].
 pub(super) struct Taker {
-    rests: UnboundedReceiver<Incoming>,
+    rests: UnboundedReceiver<Untaken>,
     stream: Stream,
     /// How much of one, in bytes.
     most: u64,
@@ -123,6 +132,11 @@ impl Rests {
         };
         (rests, taker)
     }
+
+    fn take(&self, body: Incoming, unanswered: Option<oneshot::Sender<Incoming>>) {
+        // Nobody takes it where the connection has ended.
+        let _ = self.sender.send(Untaken { body, unanswered });
+    }
 }
 
 impl Taker {
@@ -133,7 +147,7 @@ impl Taker {
         loop {
             tokio::select! {
                 rest = self.rests.recv() => match rest {
-                    Some(body) => taking.push(thrown_away(body, self.most)),
+                    Some(rest) => taking.push(thrown_away(rest, self.most)),
                     None => return,
                 },
                 Some(is_whole) = taking.next() => if is_whole {
@@ -144,17 +158,48 @@ impl Taker {
     }
 }
 
-/// Whether all of it came. What doesn't is reset with `NO_ERROR` in HTTP/2, and ends the
+/// Whether all of it came. What doesn't is reset with `NO_ERROR` in HTTP/2 behind the answer, and ends the
 /// connection in HTTP/1.
-async fn thrown_away(mut body: Incoming, most: u64) -> bool {
+async fn thrown_away(rest: Untaken, most: u64) -> bool {
+    let Untaken {
+        mut body,
+        unanswered,
+    } = rest;
     let mut is_broken = false;
-    let sizes = stream::poll_fn(|context| {
+    let mut sizes = stream::poll_fn(|context| {
         let frame = ready!(Pin::new(&mut body).poll_frame(context));
         is_broken |= matches!(frame, Some(Err(_)));
         let frame = frame.and_then(Result::ok);
         Poll::Ready(frame.map(|frame| frame.data_ref().map_or(0, Bytes::len)))
     });
-    linger(sizes, most).await && !is_broken
+    let mut taken = 0;
+    if let Some(mut unanswered) = unanswered {
+        // Who sends slowly has no answer yet for which to stop.
+        let takes = async {
+            while let Some(size) = sizes.next().await {
+                taken += size as u64;
+                if taken > most {
+                    return false;
+                }
+            }
+            true
+        };
+        let is_whole = tokio::select! {
+            is_whole = takes => Some(is_whole),
+            () = unanswered.closed() => None,
+        };
+        match is_whole {
+            Some(true) => return !is_broken,
+            Some(false) => {
+                // It is reset behind its answer, not before.
+                drop(body);
+                unanswered.closed().await;
+                return false;
+            }
+            None => {}
+        }
+    }
+    linger(sizes, most - taken).await && !is_broken
 }
 
 impl Drop for Received {
@@ -162,8 +207,11 @@ impl Drop for Received {
         if let (Some(body), Some(left)) = (self.body.take(), self.left.take())
             && !body.is_end_stream()
         {
-            // Nobody waits where the client has left.
-            let _ = left.send(body);
+            match &self.rests {
+                Some(rests) => rests.take(body, Some(left)),
+                // Nobody waits where the client has left.
+                None => drop(left.send(body)),
+            }
         }
     }
 }

@@ -184,7 +184,7 @@ where
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let (parts, body) = request.into_parts();
         let version = parts.version;
-        let (body, rest) = Received::new(body, version, &parts.headers);
+        let (body, rest) = Received::new(body, version, &parts.headers, &self.rests);
         let answer = self.service.call(Request::from_parts(parts, body));
         Box::pin(async move {
             let mut response = answer.await?;

@@ -114,9 +114,14 @@ fn upload(token: &str, content_type: &str, framing: Framing, body: &[u8], more: 
 
 /// A form whose image has so many bytes.
 fn form(image: usize) -> Vec<u8> {
+    form_of(&vec![7; image])
+}
+
+/// A form with that image.
+fn form_of(image: &[u8]) -> Vec<u8> {
     let head = "--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
                 Content-Disposition: form-data; name=\"imagen\"; filename=\"f\"\r\n\r\n";
-    [head.as_bytes(), &vec![7; image], b"\r\n--b--\r\n"].concat()
+    [head.as_bytes(), image, b"\r\n--b--\r\n"].concat()
 }
 
 /// The same without TLS and with it.
@@ -451,19 +456,47 @@ async fn who_leaves_while_the_erp_is_asked_frees_the_place() {
 }
 
 mod http2 {
+    use std::time::Duration;
+
     use h2::{
-        Reason,
+        PingPong, Reason,
         client::{Connection, SendRequest},
     };
+    use tokio::time::timeout;
 
     use super::*;
 
+    /// What a client may send of one body before anybody reads it.
+    const WINDOW: usize = 128 * 1024;
+    /// Longer than anything takes that isn't stuck.
+    const STUCK: Duration = Duration::from_secs(30);
+
     async fn connect(world: &World) -> SendRequest<Bytes> {
+        connect_with_pings(world).await.0
+    }
+
+    async fn connect_with_pings(world: &World) -> (SendRequest<Bytes>, PingPong) {
         let socket = world.connect_with(&["h2"]).await;
-        let (client, connection): (_, Connection<_, Bytes>) =
+        let (client, mut connection): (_, Connection<_, Bytes>) =
             h2::client::handshake(socket).await.unwrap();
+        let pings = connection.ping_pong().unwrap();
         tokio::spawn(connection);
-        client
+        (client, pings)
+    }
+
+    /// Sends what of it may be sent before anybody reads it, and is told that no more may be.
+    async fn send_a_window(
+        stream: &mut h2::SendStream<Bytes>,
+        pings: &mut PingPong,
+        body: &mut Bytes,
+    ) {
+        let mut window = body.split_to(WINDOW);
+        let last = window.split_off(WINDOW - 1);
+        assert_eq!(send(stream, window, false).await, None);
+        assert_eq!(send(stream, last, false).await, None);
+        stream.reserve_capacity(1);
+        pings.ping(h2::Ping::opaque()).await.unwrap();
+        assert_eq!(stream.capacity(), 0, "nobody has read any of it");
     }
 
     fn post(token: &str) -> http::Request<()> {
@@ -493,7 +526,15 @@ mod http2 {
     }
 
     /// Sends as the windows allow until all is sent or the stream is reset; gives back the reason.
-    async fn send_all(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Option<Reason> {
+    async fn send_all(stream: &mut h2::SendStream<Bytes>, body: Bytes) -> Option<Reason> {
+        send(stream, body, true).await
+    }
+
+    async fn send(
+        stream: &mut h2::SendStream<Bytes>,
+        mut body: Bytes,
+        ends: bool,
+    ) -> Option<Reason> {
         while !body.is_empty() {
             stream.reserve_capacity(body.len());
             let room = std::future::poll_fn(|context| {
@@ -507,7 +548,7 @@ mod http2 {
                 Ok(None) => return None,
                 Ok(Some(room)) => {
                     let room = room.unwrap().min(body.len());
-                    let is_last = room == body.len();
+                    let is_last = ends && room == body.len();
                     if stream.send_data(body.split_to(room), is_last).is_err() {
                         return None;
                     }
@@ -601,6 +642,82 @@ mod http2 {
                 let problem: Value = serde_json::from_slice(&body).unwrap();
                 assert_eq!(problem["code"], "payload-too-large");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn uploads_that_wait_for_room_keep_a_window_each_and_hold_up_nobody() {
+        const IMAGES: &str =
+            "images: {max_bytes: 512KiB, in_flight_bytes: 600KiB, dedupe_window: 0}\n";
+        let proxy = "server:\n  trusted_proxies: [127.0.0.0/8]\n";
+        let body = Bytes::from(form_of(&photo("lumia-gps.jpg")));
+        for (settings, waiting) in [("", 3), (proxy, 20)] {
+            let world = World::configured(&format!("{settings}{IMAGES}")).await;
+            let (mut client, mut pings) = connect_with_pings(&world).await;
+            let token = world.token(&json!({}));
+            let mut uploads = Vec::new();
+            for at in 0..=waiting {
+                let mut body = body.clone();
+                let mut request = post(&token);
+                let length = body.len().into();
+                request.headers_mut().insert("content-length", length);
+                client = client.ready().await.unwrap();
+                let (response, mut stream) = client.send_request(request, false).unwrap();
+                if at == 0 {
+                    let held = body.len() as u64 + BESIDE_IMAGE;
+                    let metric = format!("llavero_uploads_in_flight_bytes {held}");
+                    world.wait_for_metric(&metric).await;
+                } else {
+                    let sent = send_a_window(&mut stream, &mut pings, &mut body);
+                    timeout(STUCK, sent).await.expect("there is a window");
+                }
+                uploads.push(async move {
+                    let sending = send_all(&mut stream, body);
+                    let (reset, (status, body)) = tokio::join!(sending, read(response));
+                    assert_eq!((reset, status), (None, 201), "{body:?}");
+                });
+            }
+            let has_room = uploads.remove(0);
+            timeout(STUCK, has_room).await.expect("it isn't held up");
+            join_all(uploads).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_is_taken_while_the_erp_is_asked() {
+        let hanging = Faults {
+            hang: true,
+            ..Faults::default()
+        };
+        for world in worlds("images: {max_bytes: 1MiB}\n").await {
+            world.faults("carper", hanging.clone());
+            let mut client = connect(&world).await;
+            let token = world.token(&json!({}));
+            let get = || {
+                http::Request::get("http://x/v1/ordenes/11001")
+                    .header("authorization", format!("Bearer {token}"))
+                    .body(())
+                    .unwrap()
+            };
+            client = client.ready().await.unwrap();
+            let (response, mut stream) = client.send_request(get(), false).unwrap();
+            let sent = send(&mut stream, vec![0; 3 * MIB].into(), false);
+            let reset = timeout(STUCK, sent).await.expect("it is taken");
+            assert_eq!(reset, None);
+            // So much isn't, and its answer is read nevertheless.
+            let (endless, mut endless_stream) = client.send_request(get(), false).unwrap();
+            let sending = send_all(&mut endless_stream, vec![0; 20 * MIB].into());
+            let time = async {
+                world
+                    .wait_for_metric("llavero_upstream_requests_in_flight 1")
+                    .await;
+                world.time_flies()
+            };
+            let end = send_all(&mut stream, vec![0; MIB].into());
+            let (reset, endless, response, end, _time) =
+                tokio::join!(sending, read(endless), read(response), end, time);
+            assert_eq!((end, response.0), (None, 504));
+            assert_eq!((reset, endless.0), (Some(Reason::NO_ERROR), 504));
         }
     }
 }
