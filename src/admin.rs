@@ -25,7 +25,7 @@ use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegis
 use crate::{
     exchange::Exchange,
     identity::{Identity, Standing},
-    layers::{host, panics, problems, request_id},
+    layers::{framing, host, panics, problems, request_id},
     problem::{Code, Problem},
     telemetry::exposition::{self, Format},
     tenants::Registry,
@@ -113,6 +113,7 @@ pub fn router(
         })
         .layer(panics::layer())
         .layer(middleware::from_fn(host::layer))
+        .layer(middleware::from_fn(framing::layer))
         .layer(middleware::from_fn(problems::layer))
         .layer(middleware::from_fn(request_id::layer))
 }

@@ -14,7 +14,7 @@ use crate::{
         authenticate::{self, Authenticator},
         cache_headers,
         client_address::{self, TrustedProxies},
-        host,
+        framing, host,
         leak_guard::{self, LeakGuard},
         panics, problems, rate_limit, request_id, security_headers, trace,
     },
@@ -88,6 +88,7 @@ pub fn public(
         .layer(middleware::from_fn(security_headers::plain_options))
         // Before anything is answered: what is no request of HTTP's is refused whatever it asks for.
         .layer(middleware::from_fn(host::layer))
+        .layer(middleware::from_fn(framing::layer))
         // Renders every failure above, the framework's own too; needs the request id.
         .layer(middleware::from_fn(problems::layer))
         // On every answer, preflights and errors included.

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod authenticate;
 pub mod cache_headers;
 pub mod client_address;
+pub mod framing;
 pub mod host;
 pub mod leak_guard;
 pub mod panics;

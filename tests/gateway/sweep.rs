@@ -249,6 +249,50 @@ async fn a_request_has_one_valid_host() {
     }
 }
 
+/// RFC 9112 §6.1, on both ports.
+#[tokio::test]
+async fn a_body_is_chunked_and_nothing_else() {
+    let world = World::start().await;
+    for port in [&world.public, &world.admin] {
+        let at = port.strip_prefix("http://").unwrap();
+        for (fields, refused) in [
+            ("Transfer-Encoding: chunked\r\n", false),
+            ("Transfer-Encoding:\t Chunked \r\n", false),
+            ("Transfer-Encoding: gzip, chunked\r\n", true),
+            ("Transfer-Encoding: chunked, chunked\r\n", true),
+            ("Transfer-Encoding: secreto,chunked\r\n", true),
+            ("Transfer-Encoding: , chunked\r\n", true),
+            (
+                "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+                true,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                true,
+            ),
+        ] {
+            for path in ["/problems/not-found", "/livez", "/v1/me"] {
+                let mut stream = TcpStream::connect(at).await.unwrap();
+                // It asks for its connection to be kept; what is behind its body is answered where it is.
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n0\r\n\r\n\
+                     GET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                );
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                let is_refused = answer.starts_with("HTTP/1.1 400 Bad Request\r\n")
+                    && answer.contains("connection: close\r\n")
+                    && answer.contains("content-type: application/problem+json\r\n")
+                    && answer.contains(r#""code":"malformed-request""#)
+                    && answer.matches("HTTP/1.1 ").count() == 1;
+                assert_eq!(is_refused, refused, "{request}{answer}");
+                assert!(!answer.contains("secreto"), "{answer}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_code_is_explained() {
     let world = World::start().await;
