@@ -15,16 +15,21 @@ use tokio::sync::watch;
 
 use crate::tenants::TenantId;
 
-use super::{Attempt, Fingerprint, Found, Record, Slot, State, Store, StoreError};
+use super::{Attempt, Fingerprint, Found, Holder, Record, Slot, State, Store, StoreError};
 
-/// What a record costs beside its answer: the maps' entries and their spare room.
-const OVERHEAD: u64 = 320;
+/// What a record costs beside its answer: the maps' entries and their spare room, as measured with 100,000.
+const OVERHEAD: u64 = 450;
+/// What one costs beside that while it runs: its channel.
+const RUNS: u64 = 220;
+/// What a tenant's subject costs beside its records.
+const SHARE: u64 = 540;
 /// How many outdated records of a tenant go at once.
 const SWEEP: usize = 32;
 
 type Digest = [u8; 32];
 
-/// Outcomes in memory. When it is full, the tenant that holds most gives up what it would have to soonest.
+/// Outcomes in memory. When it is full, the subject that holds most in the tenant that holds most gives up what it would
+/// have to soonest.
 pub struct Memory {
     table: Mutex<Table>,
     most: u64,
@@ -43,14 +48,25 @@ struct Table {
 struct Shelf {
     bytes: u64,
     records: HashMap<Digest, Kept>,
-    /// By when they end. What runs isn't in it.
-    ends: BTreeSet<(SystemTime, Digest)>,
+    ends: Ends,
+    shares: HashMap<Holder, Share>,
 }
+
+/// One subject's of a tenant's.
+#[derive(Default)]
+struct Share {
+    bytes: u64,
+    ends: Ends,
+}
+
+/// Records by when they end. What runs isn't among them.
+type Ends = BTreeSet<(SystemTime, Digest)>;
 
 struct Kept {
     record: Record,
-    /// Gone when the record is.
-    changes: watch::Sender<()>,
+    holder: Holder,
+    /// What runs has one, which is gone when the record is.
+    changes: Option<watch::Sender<()>>,
 }
 
 impl Memory {
@@ -113,7 +129,10 @@ impl Memory {
                 mark: mark.to_owned(),
             },
             Found::Doubtful(attempt) => attempt.clone(),
-            Found::Running | Found::Done(_) | Found::Mismatch => return found,
+            Found::Running | Found::Done(_) | Found::Mismatch => {
+                self.tidy(&mut table);
+                return found;
+            }
         };
         let record = Record {
             fingerprint,
@@ -143,16 +162,7 @@ impl Table {
     fn put(&mut self, slot: &Slot, record: Record) {
         self.remove(slot);
         let shelf = self.shelves.entry(slot.tenant().clone()).or_default();
-        let size = size(&record);
-        shelf.bytes += size;
-        self.bytes += size;
-        if !matches!(record.state, State::Running(_)) {
-            shelf.ends.insert((record.until, *slot.digest()));
-        }
-        let changes = watch::channel(()).0;
-        shelf
-            .records
-            .insert(*slot.digest(), Kept { record, changes });
+        self.bytes += shelf.put(*slot.digest(), slot.holder(), record);
     }
 
     fn remove(&mut self, slot: &Slot) {
@@ -180,14 +190,18 @@ impl Table {
         }
     }
 
-    /// Makes the tenant that holds most give one up. False where nothing can go.
+    /// Makes the subject that holds most in the tenant that holds most give one up. False where nothing can go.
     fn evict(&mut self) -> bool {
         let shelves = self.shelves.values_mut();
         let most = shelves
             .filter(|shelf| !shelf.ends.is_empty())
             .max_by_key(|shelf| shelf.bytes);
         let Some(shelf) = most else { return false };
-        let Some(&(_, digest)) = shelf.ends.first() else {
+        let shares = shelf.shares.values();
+        let most = shares
+            .filter_map(|share| Some((share.bytes, share.ends.first()?.1)))
+            .max_by_key(|(bytes, _)| *bytes);
+        let Some((_, digest)) = most else {
             return false;
         };
         self.bytes -= shelf.remove(&digest);
@@ -196,13 +210,44 @@ impl Table {
 }
 
 impl Shelf {
+    /// How many bytes that takes.
+    fn put(&mut self, digest: Digest, holder: Holder, record: Record) -> u64 {
+        let mut size = size(&record);
+        let share = self.shares.entry(holder).or_default();
+        if share.bytes == 0 {
+            size += SHARE;
+        }
+        share.bytes += size;
+        self.bytes += size;
+        let runs = matches!(record.state, State::Running(_));
+        if !runs {
+            share.ends.insert((record.until, digest));
+            self.ends.insert((record.until, digest));
+        }
+        let kept = Kept {
+            record,
+            holder,
+            changes: runs.then(|| watch::channel(()).0),
+        };
+        self.records.insert(digest, kept);
+        size
+    }
+
     /// How many bytes that frees.
     fn remove(&mut self, digest: &Digest) -> u64 {
-        let Some(Kept { record, .. }) = self.records.remove(digest) else {
+        let Some(Kept { record, holder, .. }) = self.records.remove(digest) else {
             return 0;
         };
-        self.ends.remove(&(record.until, *digest));
-        let size = size(&record);
+        let (mut size, end) = (size(&record), (record.until, *digest));
+        self.ends.remove(&end);
+        if let Some(share) = self.shares.get_mut(&holder) {
+            share.ends.remove(&end);
+            share.bytes -= size;
+            if share.bytes == SHARE {
+                self.shares.remove(&holder);
+                size += SHARE;
+            }
+        }
         self.bytes -= size;
         size
     }
@@ -210,10 +255,11 @@ impl Shelf {
 
 fn size(record: &Record) -> u64 {
     let held = match &record.state {
-        State::Running(attempt) | State::Doubtful(attempt) => attempt.mark.len(),
-        State::Done(answer) => answer.len(),
+        State::Running(attempt) => RUNS + attempt.mark.len() as u64,
+        State::Doubtful(attempt) => attempt.mark.len() as u64,
+        State::Done(answer) => answer.len() as u64,
     };
-    OVERHEAD + held as u64
+    OVERHEAD + held
 }
 
 impl Store for Memory {
@@ -268,7 +314,11 @@ impl Store for Memory {
 
     fn changed<'a>(&'a self, slot: &'a Slot) -> BoxFuture<'a, ()> {
         async move {
-            let changes = self.table().get(slot).map(|kept| kept.changes.subscribe());
+            let changes = {
+                let table = self.table();
+                let runs = table.get(slot).and_then(|kept| kept.changes.as_ref());
+                runs.map(watch::Sender::subscribe)
+            };
             if let Some(mut changes) = changes {
                 // Its end is the sender's end: nothing is ever sent.
                 let _ = changes.changed().await;
@@ -298,13 +348,18 @@ mod tests {
     }
 
     fn slot(tenant: &str, number: u64) -> Slot {
+        slot_of(tenant, "ana", number)
+    }
+
+    /// The credential's callers' together, by that one.
+    fn slot_of(tenant: &str, subject: &str, number: u64) -> Slot {
         let tenant = tenant.parse().expect("an id");
         let credential = Credential::api_key(tenant, "default", "k".to_owned().into());
         let asked = Asked {
             credential: credential.id(),
             clave: &"carper".parse::<Clave>().expect("a clave"),
             issuer: "https://id.example.com/",
-            subject: "ana",
+            subject,
             operation: "adjuntar_imagen",
             record: number,
         };
@@ -370,6 +425,86 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn within_a_tenant_it_is_kept_by_the_subject_that_holds_most() {
+        let store = store(40 * (OVERHEAD + 100));
+        done(&store, &slot_of("carper", "eva", 1000), 100, at(0) + KEPT).await;
+        for number in 0..200 {
+            let slot = slot_of("carper", "ana", number);
+            begin(&store, &slot, at(number));
+            done(&store, &slot, 100, at(number) + KEPT).await;
+            is_even(&store);
+            assert!(store.table().bytes <= store.most);
+        }
+        let kept = |subject, number| begin(&store, &slot_of("carper", subject, number), at(200));
+        assert!(matches!(kept("eva", 1000), Found::Done(_)));
+        assert!(matches!(kept("ana", 199), Found::Done(_)));
+        assert_eq!(kept("ana", 0), Found::Nothing, "the oldest gave way");
+    }
+
+    #[tokio::test]
+    async fn a_subject_whose_own_all_runs_leaves_it_to_the_others() {
+        let store = store(10 * OVERHEAD);
+        for number in 0..20 {
+            begin(&store, &slot_of("carper", "ana", number), at(0));
+        }
+        done(&store, &slot_of("carper", "eva", 100), 0, at(0) + KEPT).await;
+        is_even(&store);
+        assert_eq!(store.table().bytes, SHARE + 20 * (OVERHEAD + RUNS + 4));
+    }
+
+    /// Whatever happens, the accounts are those of what is there.
+    #[tokio::test]
+    async fn each_account_is_even() {
+        let store = store(12 * (OVERHEAD + 50));
+        let mut random = 7_u64;
+        for step in 0..5_000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let draw = |of: u64, bits: u32| (random >> bits) % of;
+            let tenant = ["carper", "norte"][draw(2, 33) as usize];
+            let subject = ["ana", "eva", "luz"][draw(3, 36) as usize];
+            // Few, so that subjects meet in them.
+            let slot = slot_of(tenant, subject, draw(8, 40));
+            match draw(5, 44) {
+                0 => store.release(&slot).await.expect("memory"),
+                1 | 2 => drop(begin(&store, &slot, at(step))),
+                _ => {
+                    let size = draw(200, 50) as usize;
+                    done(&store, &slot, size, at(step + draw(100, 58))).await;
+                }
+            }
+            is_even(&store);
+        }
+        assert!(store.evicted.get() > 100);
+    }
+
+    fn is_even(store: &Memory) {
+        let table = store.table();
+        let account = |shelf: &Shelf, of: &Holder| -> (u64, usize) {
+            let records = shelf.records.values().filter(|kept| kept.holder == *of);
+            records.fold((SHARE, 0), |(bytes, ends), Kept { record, .. }| {
+                let ends = ends + usize::from(!matches!(record.state, State::Running(_)));
+                (bytes + size(record), ends)
+            })
+        };
+        for shelf in table.shelves.values() {
+            for (holder, share) in &shelf.shares {
+                assert!(share.bytes > SHARE, "nobody is there for nothing");
+                let expected = account(shelf, holder);
+                assert_eq!((share.bytes, share.ends.len()), expected);
+            }
+            let (bytes, ends) = shelf.shares.values().fold((0, 0), |(bytes, ends), share| {
+                (bytes + share.bytes, ends + share.ends.len())
+            });
+            assert_eq!((shelf.bytes, shelf.ends.len()), (bytes, ends));
+        }
+        let bytes: u64 = table.shelves.values().map(|shelf| shelf.bytes).sum();
+        assert_eq!(table.bytes, bytes);
+        assert_eq!(store.held.get().unsigned_abs(), bytes);
+    }
+
+    #[tokio::test]
     async fn what_runs_never_gives_way() {
         let store = store(2 * OVERHEAD);
         for number in 0..10 {
@@ -412,6 +547,8 @@ mod tests {
         assert!(futures_util::poll!(&mut waiting).is_pending());
         done(&store, &slot, 1, at(100)).await;
         waiting.await;
+        // Who comes to wait when it has ended waits for nothing.
+        store.changed(&slot).await;
         // Nothing is there to wait for.
         store.release(&slot).await.expect("memory");
         store.changed(&slot).await;

@@ -28,7 +28,7 @@ use crate::clock::Clock;
 
 pub use key::{IdempotencyKey, InvalidKey};
 pub use memory::Memory;
-pub use slot::{Asked, Fingerprint, Slot};
+pub use slot::{Asked, Fingerprint, Holder, Slot};
 pub use store::{Attempt, Found, Record, State, Store, StoreError};
 
 /// What a caller is told to wait for a change that runs: uploads to the ERP take seconds.

@@ -10,10 +10,24 @@ use crate::tenants::{Clave, CredentialId, TenantId};
 use super::{Attempt, IdempotencyKey};
 
 /// Where the outcome of one request is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Slot {
     tenant: TenantId,
     digest: [u8; 32],
+    holder: Holder,
+}
+
+/// A subject, as a digest: whose share of the store an outcome takes. Not where it is kept, which others may share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Holder([u8; 16]);
+
+impl Holder {
+    fn of(asked: Asked<'_>) -> Self {
+        let parts = [asked.issuer.as_bytes(), asked.subject.as_bytes()];
+        let mut holder = [0; 16];
+        holder.copy_from_slice(&digest(b"holder", &parts)[..16]);
+        Self(holder)
+    }
 }
 
 /// Who asks for what, beside the key.
@@ -48,8 +62,7 @@ impl Slot {
                 key.as_str().as_bytes(),
             ],
         );
-        let tenant = asked.credential.tenant().clone();
-        Self { tenant, digest }
+        Self::held(asked, digest)
     }
 
     /// Of a request that is known by its content, whoever of the credential's callers sends it.
@@ -77,6 +90,7 @@ impl Slot {
         Self {
             tenant: self.tenant.clone(),
             digest: digest(b"attempt", &[&self.digest, &first, attempt.mark.as_bytes()]),
+            holder: self.holder,
         }
     }
 
@@ -92,14 +106,27 @@ impl Slot {
                 content,
             ],
         );
-        let tenant = asked.credential.tenant().clone();
-        Self { tenant, digest }
+        Self::held(asked, digest)
+    }
+
+    fn held(asked: Asked<'_>, digest: [u8; 32]) -> Self {
+        Self {
+            tenant: asked.credential.tenant().clone(),
+            digest,
+            holder: Holder::of(asked),
+        }
     }
 
     /// Whose it is.
     #[must_use]
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// Whose share it takes: whoever fills it, where it is the credential's callers' together.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        self.holder
     }
 
     pub(super) fn digest(&self) -> &[u8; 32] {

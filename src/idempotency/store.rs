@@ -7,7 +7,8 @@ use futures_util::future::BoxFuture;
 
 use super::{Fingerprint, Slot};
 
-/// Keeps what became of requests that are to be done once.
+/// Keeps what became of requests that are to be done once. One that is full forgets before its time what whoever holds
+/// most would have to soonest, by [`Slot::tenant`] and then by [`Slot::holder`]; never what runs.
 pub trait Store: Send + Sync + 'static {
     /// Takes the slot for a request that begins now, or says what is in it: one step, so that
     /// of any number at once only one takes it. What is kept longer than it may be isn't there any more; what has run for
