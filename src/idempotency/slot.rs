@@ -77,7 +77,7 @@ impl Slot {
         Self::of_route(b"doubt", asked, &content.0)
     }
 
-    /// Where it is kept of attempts that they were made after all ([`Slot::of_attempt`]).
+    /// Where it is kept of attempts that they were made after all.
     #[must_use]
     pub fn of_attempts(asked: Asked<'_>) -> Self {
         Self::of_route(b"attempts", asked, &[])

@@ -7,25 +7,19 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{
-    HeaderMap,
-    header::{CONNECTION, HeaderValue, TRANSFER_ENCODING},
-};
+use http::{HeaderMap, header::TRANSFER_ENCODING};
 
 use crate::problem::{Code, Problem};
 
-/// Refuses a request whose body is framed in another way than ours, and ends its connection. HTTP/2 has no such field;
-/// h2 has seen to it.
+/// Refuses a request whose body is framed in another way than ours. A chunked body that is left unread ends its connection
+/// (`server/rest.rs`). HTTP/2 has no such field; h2 has seen to it.
 pub async fn layer(request: Request, next: Next) -> Response {
     if is_ours(request.headers()) {
         return next.run(request).await;
     }
     let detail = "The header `Transfer-Encoding` names more than `chunked`, which is all that this gateway takes: send the body \
                   as it is, with `Transfer-Encoding: chunked` or with `Content-Length`.";
-    let mut refusal = Problem::new(Code::MalformedRequest, detail).into_response();
-    let close = HeaderValue::from_static("close");
-    refusal.headers_mut().insert(CONNECTION, close);
-    refusal
+    Problem::new(Code::MalformedRequest, detail).into_response()
 }
 
 fn is_ours(headers: &HeaderMap) -> bool {
