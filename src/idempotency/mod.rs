@@ -78,6 +78,8 @@ pub struct Shared {
     pub doubt: Slot,
     /// [`Slot::of_attempts`]: that such an attempt was made after all, for whoever sent it.
     pub attempts: Slot,
+    /// How long either is kept: as long as any of them may come back.
+    pub keep: Duration,
 }
 
 /// How a change begins.
@@ -308,7 +310,11 @@ impl Claim {
         let record = self.once.record(State::Done(answer), now);
         if let (Some(shared), Some(earlier)) = (&self.once.shared, &self.earlier) {
             let slot = shared.attempts.of_attempt(earlier);
-            self.parts.settle(&slot, record.clone()).await;
+            let record = Record {
+                until: now + shared.keep,
+                ..record.clone()
+            };
+            self.parts.settle(&slot, record).await;
             self.parts.release(&shared.doubt).await;
         }
         self.parts.settle(&self.once.slot, record).await;
@@ -350,7 +356,11 @@ impl Claim {
                 records.push((slot.clone(), record));
             }
             if let Some(shared) = &once.shared {
-                records.push((shared.doubt.clone(), doubt.clone()));
+                let record = Record {
+                    until: now + shared.keep,
+                    ..doubt.clone()
+                };
+                records.push((shared.doubt.clone(), record));
             }
             records.push((once.slot.clone(), doubt));
         }

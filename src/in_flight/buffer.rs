@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-
 use tokio_util::sync::CancellationToken;
 
 use crate::tenants::TenantId;

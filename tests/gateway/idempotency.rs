@@ -832,6 +832,20 @@ async fn taken_unseen(world: &World, key: &str, titulo: &str) {
     drop(time);
 }
 
+/// An upload that the ERP doesn't take, without saying so.
+async fn not_taken(world: &World, key: &str, titulo: &str) {
+    world.faults(
+        "carper",
+        hits_writes(Faults {
+            status: Some(StatusFault::new(500)),
+            ..Faults::default()
+        }),
+    );
+    let failed = titled(world, key, titulo).await;
+    failed.problem(502, "upstream-error");
+    world.faults("carper", Faults::default());
+}
+
 /// The ERP answers that to whoever looks.
 fn unseen(status: u16) -> Faults {
     Faults {
@@ -886,16 +900,7 @@ async fn who_finds_a_photo_in_doubt_finds_it_for_whoever_sent_it() {
 #[tokio::test]
 async fn who_makes_up_for_a_photo_that_failed_does_it_for_whoever_sent_it() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        hits_writes(Faults {
-            status: Some(StatusFault::new(500)),
-            ..Faults::default()
-        }),
-    );
-    let failed = titled(&world, "aa", "Titulo A").await;
-    failed.problem(502, "upstream-error");
-    world.faults("carper", Faults::default());
+    not_taken(&world, "aa", "Titulo A").await;
     titled(&world, "bb", "Titulo A")
         .await
         .problem(409, "idempotency-conflict");
@@ -912,18 +917,24 @@ async fn who_makes_up_for_a_photo_that_failed_does_it_for_whoever_sent_it() {
 }
 
 #[tokio::test]
+async fn who_has_no_key_leaves_an_answer_for_as_long_as_keys_last() {
+    let world = World::start().await;
+    taken_unseen(&world, "aa", "Titulo A").await;
+    world.faults("carper", Faults::default());
+    world.clock.advance(Duration::from_secs(60));
+    let without = form(Some("Titulo A"), sony());
+    let found = world.upload(IMAGENES, without).await;
+    found.ok(201);
+    assert_eq!(found.header("idempotent-replayed"), "true");
+    world.clock.advance(Duration::from_secs(3600));
+    assert_replayed(&titled(&world, "aa", "Titulo A").await, &found);
+    assert_eq!(world.attached(), 1);
+}
+
+#[tokio::test]
 async fn of_those_that_make_up_for_it_at_once_one_does() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        hits_writes(Faults {
-            status: Some(StatusFault::new(500)),
-            ..Faults::default()
-        }),
-    );
-    let failed = titled(&world, "aa", "Titulo A").await;
-    failed.problem(502, "upstream-error");
-    world.faults("carper", Faults::default());
+    not_taken(&world, "aa", "Titulo A").await;
     world.clock.advance(Duration::from_secs(61));
     let (one, other) = tokio::join!(
         titled(&world, "bb", "Titulo A"),

@@ -261,6 +261,7 @@ fn once(
     let shared = Some(Shared {
         doubt: Slot::of_doubt(who, asked),
         attempts: Slot::of_attempts(who),
+        keep: KEPT,
     });
     let by_content = (!window.is_zero()).then(|| (Slot::of_content(who, photo), window));
     match key {
