@@ -24,6 +24,7 @@ use super::{
     handshake::Handshakes,
     linger::linger_on,
     peer,
+    repoll::repolled,
     rest::Rests,
     socket::Socket,
     stream::Stream,
@@ -230,7 +231,7 @@ impl Connection {
             taker.take().await;
             future::pending().await
         };
-        let served = async {
+        let served = repolled(async {
             let mut connection = pin!(connection);
             tokio::select! {
                 // How a client's connection ends is the client's affair.
@@ -240,7 +241,7 @@ impl Connection {
             stream.is_asked();
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
-        };
+        });
         tokio::select! {
             // What is finished is written before anybody looks whether the connection is idle.
             biased;

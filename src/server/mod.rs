@@ -8,6 +8,7 @@ mod guard;
 mod handshake;
 mod linger;
 mod peer;
+mod repoll;
 mod rest;
 mod socket;
 mod stream;
