@@ -2,7 +2,8 @@
 //! of one part.
 
 use aws_lc_rs::digest::{Algorithm, Context, Digest, SHA256, SHA512};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{Dictionary, ListEntry, Parser};
 
 use crate::problem::{Code, FieldError, Problem};
 
@@ -74,14 +75,18 @@ impl Promised {
 
     fn and_by(mut self, headers: &HeaderMap) -> Result<Self, Broken> {
         for field in FIELDS {
-            for value in headers.get_all(&field) {
-                for member in value.as_bytes().split(|byte| *byte == b',') {
-                    let member = member.trim_ascii();
-                    let known = read(member).ok_or_else(|| Broken::Unreadable(field.clone()))?;
-                    if let Some((algorithm, digest)) = known {
-                        self.add(&field, algorithm, digest);
-                    }
-                }
+            let lines: Vec<&[u8]> = headers
+                .get_all(&field)
+                .iter()
+                .map(HeaderValue::as_bytes)
+                .collect();
+            if lines.is_empty() {
+                continue;
+            }
+            let known =
+                read(&lines.join(&b", "[..])).ok_or_else(|| Broken::Unreadable(field.clone()))?;
+            for (algorithm, digest) in known {
+                self.add(&field, algorithm, digest);
             }
         }
         Ok(self)
@@ -163,34 +168,24 @@ impl Digests {
     }
 }
 
-/// A member of the dictionary (RFC 9651 §3.2), `key=:base64:`; an algorithm that isn't known gives
-/// nothing. A byte sequence has no comma, and nothing else may stand here.
-fn read(member: &[u8]) -> Option<Option<(&'static Algorithm, Vec<u8>)>> {
-    let member = std::str::from_utf8(member).ok()?;
-    let (key, value) = member.split_once('=')?;
-    let is_key = |byte: u8| {
-        byte.is_ascii_lowercase()
-            || byte.is_ascii_digit()
-            || matches!(byte, b'_' | b'-' | b'.' | b'*')
-    };
-    let begins = |byte: u8| byte.is_ascii_lowercase() || byte == b'*';
-    if !key.bytes().next().is_some_and(begins) || !key.bytes().all(is_key) {
+/// The digests that a field promises by algorithms that are known: a dictionary of byte sequences (RFC 9651 §3.2), in
+/// which the last of equal keys counts. One that promises nothing at all was meant to.
+fn read(field: &[u8]) -> Option<Vec<(&'static Algorithm, Vec<u8>)>> {
+    let members: Dictionary = Parser::new(field).parse().ok()?;
+    if members.is_empty() {
         return None;
     }
-    let (text, parameters) = value.strip_prefix(':')?.split_once(':')?;
-    if !(parameters.is_empty() || parameters.starts_with(';')) {
-        return None;
-    }
-    // Padding may be missing (RFC 9651 §4.2.7).
-    let digest = base64_simd::STANDARD_NO_PAD
-        .decode_to_vec(text.trim_end_matches('='))
-        .ok()?;
-    let known = ALGORITHMS.iter().find(|(name, ..)| *name == key);
-    match known {
-        Some((_, algorithm, length)) if digest.len() == *length => Some(Some((*algorithm, digest))),
-        Some(_) => None,
-        None => Some(None),
-    }
+    let known = ALGORITHMS
+        .into_iter()
+        .filter_map(|(name, algorithm, length)| {
+            let digest = match members.get(name)? {
+                ListEntry::Item(item) => item.bare_item.as_byte_sequence(),
+                ListEntry::InnerList(_) => None,
+            };
+            let digest = digest.filter(|digest| digest.len() == length);
+            Some(digest.map(|digest| (algorithm, digest.to_vec())))
+        });
+    known.collect()
 }
 
 /// What the sender of a request is told whose own promise is broken.
@@ -253,8 +248,6 @@ pub(super) async fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     /// Of `{"hello": "world"}` and a line feed, as in RFC 9530 §B.1.
@@ -287,16 +280,15 @@ mod tests {
                 &[&format!("{SHA_256};x=1")],
                 &[&SHA_256.replace("Dg=:", "Dg:")],
                 &["md5=:AAAA:"],
+                &["md5=1"],
+                &["md5=(\"a,b\" 1);x"],
+                &[&format!("md5=:AAAA:;said=\"a,b\", {SHA_256}")],
+                &[&other, SHA_256],
                 &[],
             ] {
                 assert_eq!(check(field, good), Ok(()), "{good:?}");
             }
-            for bad in [
-                &[&*other][..],
-                &[SHA_256, &other],
-                &[SHA_512, &other],
-                &[&other, SHA_256],
-            ] {
+            for bad in [&[&*other][..], &[SHA_256, &other], &[SHA_512, &other]] {
                 assert_eq!(
                     check(field, bad),
                     Err(Broken::Mismatch(name.clone())),
@@ -314,7 +306,8 @@ mod tests {
                 "sha-256=\"AAAA\"",
                 "sha-256=:AAAA",
                 "sha-256=:AAAA:x",
-                "md5=1",
+                "sha-256=(:AAAA:)",
+                "md5=:AAAA:,",
             ] {
                 assert_eq!(
                     check(field, &[unreadable]),

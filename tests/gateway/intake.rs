@@ -344,11 +344,14 @@ async fn a_request_may_promise_the_photo_alone() {
     // Who has a form written knows the digests of the photo only.
     let [short, long] = ["sha-256", "sha-512"].map(|name| promise(name, &image));
     let of_body = promise("sha-256", &body);
+    let other = promise("sha-512", b"something else");
     for good in [
         short.clone(),
         long.clone(),
         format!("{short}, {long}"),
         format!("{long}, {of_body}"),
+        // Of equal keys the last counts (RFC 9651 §3.2).
+        format!("{other}, {long}"),
     ] {
         with("Repr-Digest", &good, &body).await.ok(201);
     }
@@ -358,11 +361,11 @@ async fn a_request_may_promise_the_photo_alone() {
         .await
         .ok(201);
     world.erp.clear_requests();
-    let other = promise("sha-512", b"something else");
     for bad in [
         other.clone(),
         format!("{short}, {other}"),
-        format!("{other}, {long}"),
+        format!("{other}, {short}"),
+        format!("{long}, {other}"),
     ] {
         let reply = with("Repr-Digest", &bad, &body).await;
         reply.problem(400, "malformed-body");
