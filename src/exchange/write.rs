@@ -1,0 +1,418 @@
+//! The write: what it waits for, whether it was made already, and what becomes of it. It runs to its end once it has
+//! begun.
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::HeaderValue;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::{
+    cache::Representation,
+    caller::Permit,
+    idempotency::{Attempt, Claim},
+    telemetry::audit::{self, Outcome, Taken},
+    tenants::TenantId,
+    upstream::{Failure, Party, Payload, Request, Target},
+};
+
+use super::{
+    Exchange, ExchangeError, Parts, Read, ResultLabel, Sighting, Subject, Trace, Unfit,
+    generation::Change,
+    lane_of,
+    marks::{self, Mark, MarkTurn},
+    records::RecordTurn,
+    trace,
+};
+
+/// What to change.
+#[derive(Debug)]
+pub struct Write {
+    /// Where it is at the ERP.
+    pub target: Target,
+    /// What to send.
+    pub payload: Payload,
+    /// The kind of record, and which.
+    pub record: (&'static str, u64),
+    /// For the audit record.
+    pub image: Option<audit::Image>,
+    /// What must hold of the record first.
+    pub condition: Option<Condition>,
+    /// Where it is made once, however often it is asked for.
+    pub claim: Option<Box<Claim>>,
+    /// How it is known again, where nobody knows what became of it.
+    pub trace: Option<Trace>,
+}
+
+/// A change that was made.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its answer.
+    pub representation: Arc<Representation>,
+    /// Whether an earlier attempt had made it.
+    pub is_replayed: bool,
+}
+
+/// A condition on the record's present state (RFC 9110 §13.1.1). Between the look and the
+/// change no other change of this gateway comes in.
+pub struct Condition {
+    /// How the record is read.
+    pub read: Read,
+    /// From the ERP's bytes to ours.
+    pub translate: fn(&[u8], u64) -> Result<Representation, Unfit>,
+    /// Whether a record with that validator may be changed.
+    pub allows: Box<dyn Fn(&HeaderValue) -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Condition").field(&self.read).finish()
+    }
+}
+
+/// What a change holds until its answer is here.
+struct Turns {
+    #[expect(dead_code, reason = "held for its drop")]
+    record: Option<RecordTurn>,
+    mark: Option<MarkTurn>,
+}
+
+/// How a change goes on once its turn has come.
+enum Beginning {
+    /// It is sent.
+    Send(Turns),
+    /// An earlier attempt had made it.
+    WasMade(Arc<Representation>, Turns),
+}
+
+/// What came of sending a change.
+struct Sent {
+    result: Result<Arc<Representation>, ExchangeError>,
+    upstream_status: Option<u16>,
+}
+
+impl Exchange {
+    /// Sends a change and gives back the answer's translation. From here on the
+    /// change runs to its end, whether or not the caller stays.
+    ///
+    /// # Errors
+    /// What the ERP or the way to it did, or what `translate` found.
+    pub async fn write<T>(
+        &self,
+        permit: Permit,
+        write: Write,
+        translate: T,
+    ) -> Result<Written, ExchangeError>
+    where
+        T: FnOnce(&[u8]) -> Result<Representation, Unfit> + Send + 'static,
+    {
+        let this = self.clone();
+        let record = permit
+            .trail()
+            .take_over(write.record.1, write.image.as_ref());
+        let task = async move {
+            this.write_to_its_end(&permit, write, record, translate)
+                .await
+        };
+        let task = self
+            .0
+            .tasks
+            .spawn(task.instrument(tracing::Span::current()));
+        task.await.unwrap_or(Err(ExchangeError::Interrupted))
+    }
+
+    async fn write_to_its_end<T>(
+        &self,
+        permit: &Permit,
+        mut write: Write,
+        record: Taken,
+        translate: T,
+    ) -> Result<Written, ExchangeError>
+    where
+        T: FnOnce(&[u8]) -> Result<Representation, Unfit>,
+    {
+        let parts = &self.0;
+        let tenant = permit.tenant().id();
+        let mut claim = write.claim.take();
+        let mut turns = match self.begin(permit, &mut write, claim.as_deref()).await {
+            Ok(Beginning::Send(turns)) => turns,
+            Ok(Beginning::WasMade(representation, turns)) => {
+                parts.drop_changed(tenant, write.record, None);
+                give_answer(claim, &representation).await;
+                // Whoever is next finds that.
+                drop(turns);
+                record.end(Outcome::Replayed, None, None);
+                return Ok(Written {
+                    representation,
+                    is_replayed: true,
+                });
+            }
+            Err(error) => {
+                if let Some(claim) = claim {
+                    claim.undecided().await;
+                }
+                record.end(Outcome::Refused, Some((parts.code_of)(&error)), None);
+                return Err(error);
+            }
+        };
+        let now = parts.clock.wall();
+        if let Some(claim) = &mut claim {
+            claim.sends(now);
+        }
+        let sent = self.send(permit, &write, &mut turns, now, translate).await;
+        let error = sent.result.as_ref().err();
+        parts.drop_changed(tenant, write.record, error);
+        match (&sent.result, claim) {
+            (Ok(representation), claim) => give_answer(claim, representation).await,
+            (Err(error), Some(claim)) if error.is_certain() => claim.not_done().await,
+            (Err(_), Some(claim)) => claim.undecided().await,
+            (Err(_), None) => {}
+        }
+        if let (Ok(_), Some(image)) = (&sent.result, &write.image) {
+            parts.uploaded.inc_by(image.bytes as u64);
+        }
+        parts.tell(record, error, sent.upstream_status);
+        drop(turns);
+        Ok(Written {
+            representation: sent.result?,
+            is_replayed: false,
+        })
+    }
+
+    /// Waits for all that a change must wait for, and looks whether it was made already.
+    async fn begin(
+        &self,
+        permit: &Permit,
+        write: &mut Write,
+        claim: Option<&Claim>,
+    ) -> Result<Beginning, ExchangeError> {
+        let parts = &self.0;
+        let condition = write.condition.take();
+        let record = parts
+            .record_turn(permit, write, condition.is_some())
+            .await?;
+        let mark = parts.mark_turn(permit, write).await?;
+        let mut turns = Turns { record, mark };
+        if let (Some(claim), Some(trace)) = (claim, &write.trace)
+            && let Some(earlier) = claim.earlier()
+        {
+            if let Some(answer) = claim.made_by_another().await {
+                let representation = Arc::new(Representation::new(answer.to_vec()));
+                return Ok(Beginning::WasMade(representation, turns));
+            }
+            let found = parts
+                .look_for(permit, trace, earlier, turns.mark.as_deref_mut())
+                .await;
+            match found {
+                Ok(Some(representation)) => return Ok(Beginning::WasMade(representation, turns)),
+                // Where there is no record, there is no trace in it.
+                Ok(None) | Err(ExchangeError::Upstream(Failure::NotFound)) => {}
+                Err(error) => return Err(ExchangeError::Unseen(Box::new(error))),
+            }
+            let settled = earlier.ended + trace::LATE;
+            if let Ok(left) = settled.duration_since(parts.clock.wall())
+                && !left.is_zero()
+            {
+                let retry_after = left.min(trace::LOOK_AGAIN);
+                return Err(ExchangeError::Unsettled { retry_after });
+            }
+        }
+        if let Some(condition) = condition {
+            self.require(permit, write.record.1, condition).await?;
+        }
+        Ok(Beginning::Send(turns))
+    }
+
+    /// Sends a change; where its answer doesn't say what became of it, asks for its trace.
+    async fn send<T>(
+        &self,
+        permit: &Permit,
+        write: &Write,
+        turns: &mut Turns,
+        sent: SystemTime,
+        translate: T,
+    ) -> Sent
+    where
+        T: FnOnce(&[u8]) -> Result<Representation, Unfit>,
+    {
+        let parts = &self.0;
+        if let Some(history) = &mut turns.mark {
+            history.sends(sent);
+        }
+        let request = Request {
+            clave: permit.tenant().clave(),
+            credential: permit.credential(),
+            target: &write.target,
+            party: &Party::alone(lane_of(permit)),
+            // Nobody can leave a change.
+            abandoned: &CancellationToken::new(),
+            trace: permit.trace(),
+        };
+        let answer = parts.upstream.send(request, &write.payload).await;
+        let upstream_status = match &answer {
+            Ok(answer) => Some(answer.status),
+            Err(failure) => failure.status(),
+        };
+        let mut result = answer
+            .map_err(ExchangeError::from)
+            .and_then(|answer| Ok(Arc::new(translate(&answer.body)?)));
+        if let (Err(error), Some(trace)) = (&result, &write.trace)
+            && !error.is_certain()
+        {
+            let attempt = Attempt {
+                first: sent,
+                sent,
+                ended: parts.clock.wall(),
+                mark: trace.mark.clone().unwrap_or_default(),
+            };
+            let found = parts
+                .look_for(permit, trace, &attempt, turns.mark.as_deref_mut())
+                .await;
+            // Where that fails too, the change's own failure is what is told.
+            if let Ok(Some(representation)) = found {
+                result = Ok(representation);
+            }
+        } else if let (Ok(representation), Some(trace), Some(history)) =
+            (&result, &write.trace, &mut turns.mark)
+            && let Some(id) = (trace.id)(representation.body())
+        {
+            history.takes(id);
+        }
+        Sent {
+            result,
+            upstream_status,
+        }
+    }
+
+    /// Looks at the record as the ERP has it now.
+    async fn require(
+        &self,
+        permit: &Permit,
+        id: u64,
+        condition: Condition,
+    ) -> Result<(), ExchangeError> {
+        let Condition {
+            read,
+            translate,
+            allows,
+        } = condition;
+        let present = self
+            .read(permit, read, move |body| translate(body, id))
+            .await?;
+        if allows(present.representation.etag()) {
+            Ok(())
+        } else {
+            Err(ExchangeError::Changed)
+        }
+    }
+}
+
+impl Parts {
+    /// Leave to change the record; none is needed for a photo, which overwrites nothing that
+    /// a condition looked at.
+    async fn record_turn(
+        &self,
+        permit: &Permit,
+        write: &Write,
+        alone: bool,
+    ) -> Result<Option<RecordTurn>, Failure> {
+        if matches!(write.payload, Payload::Image { .. }) {
+            return Ok(None);
+        }
+        let patience = self.upstream.patience();
+        let record = (permit.tenant().id().clone(), write.record.1);
+        let turn = self.records.turn(record, alone);
+        let turn = self.clock.before(self.clock.instant() + patience, turn);
+        turn.await.flatten().map(Some).ok_or(Failure::QueueFull {
+            retry_after: patience,
+        })
+    }
+
+    /// Leave to leave a trace under the change's mark.
+    async fn mark_turn(&self, permit: &Permit, write: &Write) -> Result<Option<MarkTurn>, Failure> {
+        let Some(text) = write.trace.as_ref().and_then(|trace| trace.mark.clone()) else {
+            return Ok(None);
+        };
+        let mark = Mark {
+            tenant: permit.tenant().id().clone(),
+            record: write.record,
+            text,
+        };
+        let patience = self.upstream.longest_write();
+        let turn = self.marks.turn(mark);
+        let turn = self.clock.before(self.clock.instant() + patience, turn);
+        turn.await.flatten().map(Some).ok_or(Failure::QueueFull {
+            retry_after: self.upstream.patience(),
+        })
+    }
+
+    /// The answer that a change would have had, from the trace that it left.
+    async fn look_for(
+        &self,
+        permit: &Permit,
+        trace: &Trace,
+        attempt: &Attempt,
+        history: Option<&mut marks::History>,
+    ) -> Result<Option<Arc<Representation>>, ExchangeError> {
+        let request = Request {
+            clave: permit.tenant().clave(),
+            credential: permit.credential(),
+            target: &trace.target,
+            party: &Party::alone(lane_of(permit)),
+            abandoned: &CancellationToken::new(),
+            trace: permit.trace(),
+        };
+        let answer = self.upstream.look(request).await?;
+        let sighting = Sighting::of(attempt, history.as_deref(), self.clock.wall(), answer.date);
+        let found = (trace.find)(&answer.body, &sighting)?.map(Arc::new);
+        let result = if found.is_some() { "found" } else { "absent" };
+        self.traces.get_or_create(&ResultLabel { result }).inc();
+        if let (Some(found), Some(history)) = (&found, history)
+            && let Some(id) = (trace.id)(found.body())
+        {
+            history.takes(id);
+        }
+        Ok(found)
+    }
+
+    /// Drops what a change makes old: under every credential, before anybody is told of it.
+    fn drop_changed(
+        &self,
+        tenant: &TenantId,
+        (kind, id): (&'static str, u64),
+        error: Option<&ExchangeError>,
+    ) {
+        let change = match error {
+            None => Change::Made,
+            Some(error) if error.is_certain() => return,
+            // A page that says 200 may be anybody's.
+            Some(_) => Change::Doubtful,
+        };
+        let now = self.clock.instant();
+        for subject in [Subject::Record(kind, id), Subject::Lists(kind)] {
+            self.generations.advance(tenant, subject, change, now);
+        }
+    }
+
+    /// Leaves the record of a change that was sent.
+    fn tell(&self, record: Taken, error: Option<&ExchangeError>, upstream_status: Option<u16>) {
+        match error {
+            None => record.end(Outcome::Done, None, upstream_status),
+            Some(error) if error.is_certain() => {
+                record.end(
+                    Outcome::Refused,
+                    Some((self.code_of)(error)),
+                    upstream_status,
+                );
+            }
+            Some(_) => record.end(Outcome::Unknown, None, upstream_status),
+        }
+    }
+}
+
+/// Keeps a change's answer for those who ask again.
+async fn give_answer(claim: Option<Box<Claim>>, answer: &Representation) {
+    if let Some(claim) = claim {
+        claim.done(answer.body().clone()).await;
+    }
+}
