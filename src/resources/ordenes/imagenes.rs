@@ -117,7 +117,7 @@ struct Imagen {
     tag = "ordenes",
     params(
         ("id" = u64, Path, description = "The order's internal `id`, not its `clave`.", minimum = 1, example = 11001),
-        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters, bare or in double quotes, with which it is up to 257. Sent again with the same key within 72 hours, the photo isn't attached again.", min_length = 1, max_length = 257),
+        ("Idempotency-Key" = Option<String>, Header, description = "Your name for this upload, such as a UUID: 1 to 255 visible ASCII characters, bare or in double quotes, with which it is up to 257. Sent again with the same key within 72 hours, the photo isn't attached again, unless Llavero was restarted in between or another replica of it is asked.", min_length = 1, max_length = 257),
         ("Content-Digest" = Option<String>, Header, description = "SHA-256 or SHA-512 of the whole body, form and all (RFC 9530): what arrives otherwise is refused. In the head of the part `imagen` it is the photo's. Such as `sha-256=:<base64>:`."),
         ("Repr-Digest" = Option<String>, Header, description = "The same; each may also be that of the photo alone, by SHA-256 or SHA-512. Such as `sha-256=:<base64>:`."),
     ),
