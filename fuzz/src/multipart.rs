@@ -17,7 +17,7 @@ use llavero::{
     clock::Clock,
     extract::{Intake, Patience, Photo},
     images::{self, Format, Images, Metadata, Rules},
-    in_flight::Budget,
+    in_flight::{Budget, Owner},
 };
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
@@ -179,7 +179,8 @@ fn sent(content_type: &HeaderValue, pieces: VecDeque<Bytes>) -> Outcome {
         .body(Body::from_stream(Pieces(pieces)))
         .expect("a request");
     let tenant = "carper".parse().expect("is an id");
-    match RUNTIME.block_on(Photo::receive(request, &tenant, &INTAKE)) {
+    let owner = Owner::new(tenant, "https://issuer".into(), "ana".into());
+    match RUNTIME.block_on(Photo::receive(request, &owner, &INTAKE)) {
         Ok(photo) => {
             let inspected = images::inspect(&photo.imagen, INTAKE.images.rules());
             assert_eq!(inspected, Ok(photo.inspected));

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use prometheus_client::registry::Registry as MetricRegistry;
 use proptest::{prelude::*, sample::Index};
 
-use crate::in_flight::Budget;
+use crate::in_flight::{Budget, Owner};
 
 use super::*;
 
@@ -61,7 +61,8 @@ fn buffer(bytes: &[u8]) -> Buffer {
     let largest = bytes.len() as u64;
     let budget = Budget::new(u64::MAX, largest, Default::default(), metrics);
     let tenant = "carper".parse().expect("an id");
-    let reserved = budget.reserve(&tenant, largest).now_or_never();
+    let owner = Owner::new(tenant, "https://issuer".into(), "ana".into());
+    let reserved = budget.reserve(&owner, largest).now_or_never();
     let mut buffer = reserved.expect("at once").expect("there is room");
     buffer.extend_from_slice(bytes);
     buffer

@@ -8,15 +8,13 @@ use std::{
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::tenants::TenantId;
-
-use super::{BESIDE_IMAGE, Budget, arriving::Arrival, memory::Memory};
+use super::{BESIDE_IMAGE, Budget, Owner, arriving::Arrival, memory::Memory};
 
 /// Where an image arrives and stays. Its room is given back together with its memory, wherever that is dropped.
 pub struct Buffer {
     content: Content,
     budget: Budget,
-    tenant: TenantId,
+    owner: Owner,
     room: u64,
     /// None once it is here.
     arrival: Option<Arrival>,
@@ -34,7 +32,7 @@ enum Content {
 impl Buffer {
     pub(super) fn new(
         budget: Budget,
-        tenant: TenantId,
+        owner: Owner,
         room: u64,
         arrival: Arrival,
         left: Option<Memory>,
@@ -42,7 +40,7 @@ impl Buffer {
         Self {
             content: left.map_or(Content::None, Content::Arrived),
             budget,
-            tenant,
+            owner,
             room,
             arrival: Some(arrival),
         }
@@ -56,7 +54,7 @@ impl Buffer {
         Ok(self)
     }
 
-    /// Cancelled when the upload is to end, since it comes slowly and others need its room.
+    /// Cancelled when the upload is to end, since it takes long and others need its room.
     #[must_use]
     pub fn ousted(&self) -> CancellationToken {
         self.arrival
@@ -110,7 +108,7 @@ impl Buffer {
         let arrival = self.arrival.take();
         if surplus > 0 || arrival.is_some() {
             self.room -= surplus;
-            self.budget.arrived(&self.tenant, surplus, arrival);
+            self.budget.arrived(&self.owner, surplus, arrival);
         }
     }
 
@@ -129,7 +127,7 @@ impl Drop for Buffer {
             Content::None | Content::Made(_) => None,
         };
         let arrival = self.arrival.take();
-        self.budget.leave(&self.tenant, self.room, arrival, left);
+        self.budget.leave(&self.owner, self.room, arrival, left);
     }
 }
 

@@ -2,20 +2,20 @@
 //! it may need before its body is read, and gives it back when the last handle on its bytes is
 //! dropped, wherever that is. Whose turn it is when there is too little is `waiting.rs`'s rule.
 //!
-//! Uploads that come slowly make room for tenants that have none under way (`arriving.rs`): else whoever lets many
-//! trickle keeps all others out.
+//! It is shared fairly between tenants, and between the users of each (`holdings.rs`). Uploads that take long make room
+//! for whoever holds less (`arriving.rs`): else whoever lets many trickle keeps all others out.
 //!
 //! What it left is kept for the next ones for a moment (`spares.rs`), within the same bound: it goes as soon as its room
 //! is needed.
 
 mod arriving;
 mod buffer;
+mod holdings;
 mod memory;
 mod spares;
 mod waiting;
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -28,10 +28,12 @@ use prometheus_client::{
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::{clock::Clock, tenants::TenantId};
+use crate::clock::Clock;
 
-use arriving::{Arrival, Arriving};
+use arriving::{Arrival, Arriving, Asked};
 pub use buffer::Buffer;
+use holdings::Holdings;
+pub use holdings::Owner;
 use memory::Memory;
 use spares::Spares;
 use waiting::{Ticket, Waiting};
@@ -70,17 +72,11 @@ struct Parts {
 #[derive(Default)]
 struct Ledger {
     held: u64,
-    tenants: HashMap<TenantId, Holding>,
+    holdings: Holdings,
     arriving: Arriving,
     /// Beside what is held, and no more than is left of all.
     spares: Spares,
     waiting: Waiting<oneshot::Sender<Buffer>>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Holding {
-    bytes: u64,
-    uploads: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,9 +87,17 @@ struct ReasonLabel {
 /// Why there is no room for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// None came free in time, or too many wait for it.
+    /// None came free in time.
     #[error("the uploads that are under way hold all of `images.in_flight_bytes`")]
     Taken,
+    /// There is some, which is for tenants that have no upload under way.
+    #[error(
+        "what is left of `images.in_flight_bytes` is kept for tenants that have no upload under way"
+    )]
+    Kept,
+    /// Too many wait for it, and most of them are this caller's, or its tenant's.
+    #[error("too many uploads wait for room in `images.in_flight_bytes`")]
+    Queue,
     /// The system doesn't give what the settings allow.
     #[error("the system gives no memory for an upload, within `images.in_flight_bytes`")]
     NoMemory,
@@ -188,24 +192,21 @@ impl Budget {
         }))
     }
 
-    /// Room for an upload of that tenant that has so many bytes at most, and for what it holds beside them, where it is free
+    /// Room for an upload of that owner that has so many bytes at most, and for what it holds beside them, where it is free
     /// within two seconds: more than there is in all is all there is. Dropped, it waits no more.
     ///
     /// # Errors
     /// [`Full`].
-    pub async fn reserve(&self, tenant: &TenantId, bytes: u64) -> Result<Buffer, Full> {
+    pub async fn reserve(&self, owner: &Owner, bytes: u64) -> Result<Buffer, Full> {
         let begun = self.0.clock.instant();
+        let takes = bytes.saturating_add(BESIDE_IMAGE).min(self.0.total);
         let (sender, mut receiver) = oneshot::channel();
         let ticket = {
             let mut ledger = self.ledger();
             let (ticket, displaced) = ledger
                 .waiting
-                .push(
-                    tenant.clone(),
-                    bytes.saturating_add(BESIDE_IMAGE).min(self.0.total),
-                    sender,
-                )
-                .ok_or(Full::Taken)?;
+                .push(owner.clone(), takes, sender)
+                .ok_or(Full::Queue)?;
             self.tell(&ledger);
             drop(ledger);
             // Whose it is, is told by that.
@@ -217,16 +218,16 @@ impl Budget {
             ticket,
         };
         self.give_turns();
-        // Twice, since what has just begun may be slow as well.
+        // Twice, since what has just begun may take long as well.
         for until in [PATIENCE / 2, PATIENCE] {
-            self.make_room(tenant, bytes);
+            self.make_room(owner, takes);
             match self.0.clock.before(begun + until, &mut receiver).await {
                 Some(Ok(buffer)) => return self.with_memory(buffer, bytes),
-                Some(Err(_)) => break,
+                Some(Err(_)) => return Err(Full::Queue),
                 None => {}
             }
         }
-        Err(Full::Taken)
+        Err(self.why_full(takes))
     }
 
     fn with_memory(&self, buffer: Buffer, bytes: u64) -> Result<Buffer, Full> {
@@ -235,19 +236,28 @@ impl Budget {
             .map_err(|_| Full::NoMemory)
     }
 
-    /// Has slow uploads of others end for one of a tenant that has none under way.
-    fn make_room(&self, tenant: &TenantId, bytes: u64) {
+    /// Has uploads that take long end for one of that owner, where that is fair.
+    fn make_room(&self, owner: &Owner, takes: u64) {
         let ledger = self.ledger();
-        if ledger.tenants.contains_key(tenant) {
-            return;
-        }
-        let wanted = ledger
-            .held
-            .saturating_add(bytes)
-            .saturating_add(BESIDE_IMAGE);
+        let kept = self.0.kept_from(owner, &ledger.holdings);
+        let wanted = ledger.held.saturating_add(takes).saturating_add(kept);
         let missing = wanted.saturating_sub(self.0.total);
-        let holds = |tenant: &TenantId| ledger.tenants.get(tenant).map_or(0, |it| it.bytes);
-        ledger.arriving.oust(missing, self.0.clock.instant(), holds);
+        let asked = Asked {
+            owner,
+            takes,
+            missing,
+        };
+        let now = self.0.clock.instant();
+        ledger.arriving.make_room(asked, now, &ledger.holdings);
+    }
+
+    fn why_full(&self, takes: u64) -> Full {
+        let held = self.ledger().held;
+        if held.saturating_add(takes) <= self.0.total {
+            Full::Kept
+        } else {
+            Full::Taken
+        }
     }
 
     /// Counts an upload that was ended.
@@ -280,23 +290,19 @@ impl Budget {
             let mut ledger = self.ledger();
             let Ledger {
                 held,
-                tenants,
+                holdings,
                 arriving,
                 spares,
                 waiting,
             } = &mut *ledger;
-            let holds = |tenant: &TenantId| tenants.get(tenant).copied().unwrap_or_default();
             let next = waiting.pop_if(
-                |tenant| holds(tenant).bytes,
-                |tenant, bytes| {
-                    let kept = match holds(tenant).uploads {
-                        0 => 0,
-                        _ => self.0.kept,
-                    };
-                    held.saturating_add(bytes).saturating_add(kept) <= self.0.total
+                |owner| holdings.of(owner),
+                |owner, takes| {
+                    let kept = self.0.kept_from(owner, holdings);
+                    held.saturating_add(takes).saturating_add(kept) <= self.0.total
                 },
             );
-            let Some((tenant, bytes, sender)) = next else {
+            let Some((owner, bytes, sender)) = next else {
                 return;
             };
             // What takes more than was asked for counts as what it takes, which is for when there is plenty.
@@ -306,24 +312,22 @@ impl Budget {
             let takes = left.as_ref().map_or(0, Memory::touched);
             let bytes = bytes.max(takes.saturating_add(BESIDE_IMAGE).min(self.0.total));
             *held += bytes;
-            let holding = tenants.entry(tenant.clone()).or_default();
-            holding.bytes += bytes;
-            holding.uploads += 1;
-            let arrival = arriving.begin(tenant.clone(), bytes, self.0.clock.instant());
+            holdings.begin(&owner, bytes);
+            let arrival = arriving.begin(owner.clone(), bytes, self.0.clock.instant());
             let gone = spares.beyond(self.0.for_spares(*held));
             self.tell(&ledger);
             drop(ledger);
             // Before anything is written where there is room now.
             drop(gone);
             // Who has left gives it back by not taking it. That needs the lock.
-            drop(sender.send(Buffer::new(self.clone(), tenant, bytes, arrival, left)));
+            drop(sender.send(Buffer::new(self.clone(), owner, bytes, arrival, left)));
         }
     }
 
     /// Takes back room that an upload doesn't need which has arrived.
-    fn arrived(&self, tenant: &TenantId, bytes: u64, arrival: Option<Arrival>) {
+    fn arrived(&self, owner: &Owner, bytes: u64, arrival: Option<Arrival>) {
         let mut ledger = self.ledger();
-        ledger.give_back(tenant, bytes, false);
+        ledger.give_back(owner, bytes, false);
         ledger.ends(arrival);
         self.tell(&ledger);
         drop(ledger);
@@ -331,9 +335,9 @@ impl Budget {
     }
 
     /// Takes back the room of an upload that is over, and its memory.
-    fn leave(&self, tenant: &TenantId, bytes: u64, arrival: Option<Arrival>, left: Option<Memory>) {
+    fn leave(&self, owner: &Owner, bytes: u64, arrival: Option<Arrival>, left: Option<Memory>) {
         let mut ledger = self.ledger();
-        ledger.give_back(tenant, bytes, true);
+        ledger.give_back(owner, bytes, true);
         ledger.ends(arrival);
         if let Some(memory) = left {
             ledger.spares.put(memory);
@@ -396,6 +400,14 @@ impl Parts {
         })
     }
 
+    /// What is left is for others, where that owner's tenant has an upload under way.
+    fn kept_from(&self, owner: &Owner, holdings: &Holdings) -> u64 {
+        match holdings.has_none(owner.tenant()) {
+            true => 0,
+            false => self.kept,
+        }
+    }
+
     /// How much memory may be kept that nobody has, beside what is held: an eighth stays free, for what requests and
     /// the allocator hold beside images.
     const fn for_spares(&self, held: u64) -> u64 {
@@ -410,15 +422,9 @@ impl Ledger {
         }
     }
 
-    fn give_back(&mut self, tenant: &TenantId, bytes: u64, is_last: bool) {
+    fn give_back(&mut self, owner: &Owner, bytes: u64, is_last: bool) {
         self.held -= bytes;
-        if let Some(holding) = self.tenants.get_mut(tenant) {
-            holding.bytes -= bytes;
-            holding.uploads -= usize::from(is_last);
-            if holding.uploads == 0 {
-                self.tenants.remove(tenant);
-            }
-        }
+        self.holdings.give_back(owner, bytes, is_last);
     }
 }
 
@@ -444,14 +450,16 @@ mod tests {
         (Budget::new(total, LARGEST, clock.clone(), metrics), clock)
     }
 
-    fn tenant(name: &str) -> TenantId {
-        name.parse().expect("an id")
+    /// A user of that tenant.
+    fn owner(tenant: &str) -> Owner {
+        let tenant = tenant.parse().expect("an id");
+        Owner::new(tenant, "https://issuer".into(), "ana".into())
     }
 
     /// A buffer, where there is room for it now.
     fn now(budget: &Budget, name: &str, bytes: u64) -> Option<Buffer> {
-        let tenant = tenant(name);
-        let mut reserving = Box::pin(budget.reserve(&tenant, bytes));
+        let owner = owner(name);
+        let mut reserving = Box::pin(budget.reserve(&owner, bytes));
         match poll(&mut reserving) {
             Poll::Ready(reserved) => reserved.ok(),
             Poll::Pending => None,
@@ -480,7 +488,7 @@ mod tests {
         drop(reserved);
         assert_eq!(held(&budget), 0);
         assert!(
-            budget.ledger().tenants.is_empty(),
+            budget.ledger().holdings.is_empty(),
             "nothing is left of who is gone"
         );
     }
@@ -500,7 +508,7 @@ mod tests {
     #[test]
     fn who_holds_least_comes_first_and_then_who_came_first() {
         let (budget, _clock) = budget(40 * MIB);
-        let (a, b, c) = (tenant("a"), tenant("b"), tenant("c"));
+        let (a, b, c) = (owner("a"), owner("b"), owner("c"));
         let first = now(&budget, "a", 12 * MIB).expect("there is room");
         let second = now(&budget, "a", 12 * MIB).expect("there is room");
         let third = now(&budget, "b", 12 * MIB).expect("there is room");
@@ -528,7 +536,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_refused_in_two_seconds_or_leaves() {
         let (budget, clock) = budget(20 * MIB);
-        let a = tenant("a");
+        let a = owner("a");
         let first = now(&budget, "a", 12 * MIB).expect("there is room");
         let mut waits = Box::pin(budget.reserve(&a, 12 * MIB));
         assert!(poll(&mut waits).is_pending());
@@ -550,7 +558,7 @@ mod tests {
     #[test]
     fn who_leaves_lets_those_behind_in() {
         let (budget, _clock) = budget(30 * MIB);
-        let (a, b) = (tenant("a"), tenant("b"));
+        let (a, b) = (owner("a"), owner("b"));
         let _first = now(&budget, "a", 12 * MIB).expect("there is room");
         let mut large = Box::pin(budget.reserve(&a, 12 * MIB));
         assert!(poll(&mut large).is_pending());

@@ -533,6 +533,54 @@ async fn an_upload_without_room_is_refused_before_its_body_and_another_tenants_i
 }
 
 #[tokio::test]
+async fn who_has_many_uploads_under_way_makes_room_for_who_has_fewer() {
+    const ROOM: usize = 60_000 + BESIDE_IMAGE as usize;
+    let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 1MiB}\n").await;
+    let norte = world.token(&json!({"tenant": "norte"}));
+    let beto = world.token(&json!({"sub": "beto"}));
+    let small = photo("sony-rx1r.jpg");
+    // Norte has one under way too.
+    let head = format!("{norte}\r\ncontent-type: {FORM}");
+    let path = "POST /v1/ordenes/21001/imagenes";
+    let _one = begun(&world, &head, path, 60_000, b"").await;
+    in_flight(&world, 60_000).await;
+    let mut ana = vec![
+        upload(&world, 60_000, b"").await,
+        upload(&world, 60_000, b"").await,
+    ];
+    for (turn, (token, path)) in [(&beto, PATH), (&norte, "/v1/ordenes/21002/imagenes")]
+        .into_iter()
+        .enumerate()
+    {
+        ana.push(upload(&world, 60_000, b"").await);
+        // All but what is kept for tenants that have none.
+        in_flight(&world, 3 * ROOM + 60_000).await;
+        // They take long.
+        world.clock.advance(Duration::from_secs(3));
+        let request = world.bare(Method::POST, path).bearer_auth(token);
+        let request = request.header("content-type", FORM).body(form("", &small));
+        let time = world.time_flies_by(Duration::from_millis(50));
+        world.send(request).await.ok(201);
+        drop(time);
+        let ended = format!(
+            "llavero_uploads_refused_total{{reason=\"overloaded\"}} {}",
+            turn + 1
+        );
+        world.wait_for_metric(&ended).await;
+        in_flight(&world, 2 * ROOM + 60_000).await;
+    }
+    // Who has as much under way isn't let in by them.
+    ana.push(upload(&world, 60_000, b"").await);
+    in_flight(&world, 3 * ROOM + 60_000).await;
+    let time = world.time_flies_by(Duration::from_millis(50));
+    send(&world, form("", &small))
+        .await
+        .problem(503, "overloaded");
+    drop(time);
+    in_flight(&world, 3 * ROOM + 60_000).await;
+}
+
+#[tokio::test]
 async fn an_upload_that_waits_gets_in_when_there_is_room() {
     let world = World::configured("images: {max_bytes: 64KiB, in_flight_bytes: 512KiB}\n").await;
     let first = upload(&world, 60_000, b"").await;

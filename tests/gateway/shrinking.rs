@@ -15,7 +15,7 @@ use image::{
 use llavero::{
     clock::Clock,
     images::{Fitted, Format, Shrink, Shrinker, Unusable},
-    in_flight::{BESIDE_IMAGE, Budget, Buffer},
+    in_flight::{BESIDE_IMAGE, Budget, Buffer, Owner},
 };
 use prometheus_client::registry::Registry;
 use reqwest::multipart::{Form, Part};
@@ -51,7 +51,8 @@ fn buffer(image: &[u8]) -> Buffer {
     let most = image.len() as u64 + BESIDE_IMAGE;
     let budget = Budget::new(u64::MAX, most, Clock::manual(), &mut Registry::default());
     let tenant = "carper".parse().unwrap();
-    let reserved = budget.reserve(&tenant, most).now_or_never();
+    let owner = Owner::new(tenant, "https://issuer".into(), "ana".into());
+    let reserved = budget.reserve(&owner, most).now_or_never();
     let mut buffer = reserved.unwrap().unwrap();
     buffer.extend_from_slice(image);
     buffer

@@ -214,7 +214,10 @@ mod tests {
     use http::HeaderMap;
     use prometheus_client::registry::Registry as MetricRegistry;
 
-    use crate::{clock::Clock, in_flight::Budget};
+    use crate::{
+        clock::Clock,
+        in_flight::{Budget, Owner},
+    };
 
     use super::*;
 
@@ -222,7 +225,8 @@ mod tests {
         let metrics = &mut MetricRegistry::default();
         let budget = Budget::new(u64::MAX, largest, Clock::manual(), metrics);
         let tenant = "carper".parse().expect("an id");
-        let reserved = budget.reserve(&tenant, largest).now_or_never();
+        let owner = Owner::new(tenant, "https://issuer".into(), "ana".into());
+        let reserved = budget.reserve(&owner, largest).now_or_never();
         reserved.expect("at once").expect("there is room")
     }
 

@@ -16,9 +16,8 @@ use crate::{
     caller::Permit,
     clock::Clock,
     images::{Accepted, Images, Inspected},
-    in_flight::{Budget, Reason},
+    in_flight::{Budget, Owner, Reason},
     problem::{Code, FieldError, Problem},
-    tenants::TenantId,
 };
 
 use super::{
@@ -105,16 +104,16 @@ impl From<Cut> for Refused {
 }
 
 impl Photo {
-    /// Reads an upload of that tenant. Room for it is reserved before its body is read.
+    /// Reads an upload of that owner. Room for it is reserved before its body is read.
     ///
     /// # Errors
     /// What is wrong with it.
     pub async fn receive(
         request: Request,
-        tenant: &TenantId,
+        owner: &Owner,
         intake: &Intake,
     ) -> Result<Self, Problem> {
-        receive(request, tenant, intake).await.map_err(|refused| {
+        receive(request, owner, intake).await.map_err(|refused| {
             if let Some(reason) = refused.reason {
                 intake.budget.count(reason);
             }
@@ -144,11 +143,17 @@ where
             return Err(Problem::of(Code::Internal)
                 .caused_by("an upload is mounted without its permit layer"));
         };
-        Self::receive(request, permit.tenant().id(), &Intake::from_ref(state)).await
+        let claims = permit.claims();
+        let owner = Owner::new(
+            permit.tenant().id().clone(),
+            claims.issuer().clone(),
+            claims.subject().clone(),
+        );
+        Self::receive(request, &owner, &Intake::from_ref(state)).await
     }
 }
 
-async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result<Photo, Refused> {
+async fn receive(request: Request, owner: &Owner, intake: &Intake) -> Result<Photo, Refused> {
     let rules = intake.images.rules();
     let (head, body) = request.into_parts();
     let permit = head.extensions.get::<Permit>();
@@ -170,7 +175,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
         return Err(image_limit(rules.max_bytes).exceeded().into());
     }
     let most = length.unwrap_or(limit);
-    let reserved = intake.budget.reserve(tenant, most).await;
+    let reserved = intake.budget.reserve(owner, most).await;
     let memory = reserved.map_err(|full| Refused::new(Reason::Overloaded, full.into()))?;
 
     let ousted = memory.ousted();
@@ -202,7 +207,7 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
     receiving.set("llavero.image.bytes", bytes);
     drop(receiving);
     let looking = trace.child("image");
-    let accepted = intake.images.accept(tenant, imagen).await;
+    let accepted = intake.images.accept(owner.tenant(), imagen).await;
     drop(looking);
     let Accepted {
         bytes,
@@ -222,10 +227,10 @@ async fn receive(request: Request, tenant: &TenantId, intake: &Intake) -> Result
 fn made_room() -> Problem {
     Problem::new(
         Code::Overloaded,
-        "This photo came slowly, and its place was needed for somebody who had none. Nothing was sent to the ERP. Wait for `Retry-After` and send it again, over a better network if there is one.",
+        "This photo took long to come, and its place was needed for somebody who had fewer under way. Nothing was sent to the ERP. Wait for `Retry-After` and send it again, over a better network if there is one.",
     )
     .with_retry_after(MADE_ROOM_RETRY)
-    .caused_by("the upload was slow, and made room for another tenant's")
+    .caused_by("the upload took long, and made room for one of a tenant or user who holds less")
 }
 
 /// A body that is being read.
@@ -428,6 +433,11 @@ mod tests {
         }
     }
 
+    fn owner(tenant: &str) -> Owner {
+        let tenant = tenant.parse().expect("an id");
+        Owner::new(tenant, "https://issuer".into(), "ana".into())
+    }
+
     /// The image of a body that arrives in pieces of that size.
     async fn image(mut body: Bytes, size: usize) -> Option<Bytes> {
         let mut pieces = Vec::new();
@@ -439,8 +449,8 @@ mod tests {
             .header(CONTENT_TYPE, "multipart/form-data; boundary=b")
             .body(Body::from_stream(stream::iter(pieces)))
             .expect("a request");
-        let tenant = "carper".parse().expect("an id");
-        let photo = Photo::receive(request, &tenant, &intake()).await;
+        let owner = owner("carper");
+        let photo = Photo::receive(request, &owner, &intake()).await;
         photo.ok().map(|photo| photo.imagen)
     }
 
@@ -459,8 +469,8 @@ mod tests {
                 .header(CONTENT_LENGTH, length)
                 .body(body)
                 .expect("a request");
-            let tenant = tenant.parse().expect("an id");
-            Photo::receive(request, &tenant, &intake).await
+            let owner = owner(tenant);
+            Photo::receive(request, &owner, &intake).await
         };
         let begins = || {
             let begin = form(0, 400, 0).slice(..500);
@@ -534,8 +544,8 @@ mod tests {
                     .header("content-digest", format!("sha-256=:{digest}:"))
                     .body(Body::from_stream(stream::iter(pieces)))
                     .expect("a request");
-                let tenant = "carper".parse().expect("an id");
-                let photo = Photo::receive(request, &tenant, &intake()).await;
+                let owner = owner("carper");
+                let photo = Photo::receive(request, &owner, &intake()).await;
                 assert_eq!(photo.is_ok(), is_good, "{behind} in {size}");
                 if let Ok(photo) = photo {
                     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, JPEG);
