@@ -200,6 +200,10 @@ impl From<Failure> for Problem {
                 Code::UpstreamError,
                 "The connection to the ERP broke before its answer was complete. Try again; after a write, read the record first: the change may have been made.",
             ),
+            Failure::Early => Self::new(
+                Code::UpstreamError,
+                "The ERP said that it had the photo before all of it was sent, which can't be true. Send it again; Llavero looks first whether it is there.",
+            ),
             Failure::Unsent => Self::new(
                 Code::UpstreamError,
                 "The connection to the ERP broke, or the time was up, before the whole photo was sent, so the ERP can't have taken it. Send it again.",

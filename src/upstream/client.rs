@@ -138,14 +138,15 @@ impl Client {
         };
         let tenant = asked.credential.id().tenant();
         let outcome = self.timed(request, tenant, label, deadline).await;
+        let is_whole = progress.is_none_or(|progress| progress.may_be_whole());
+        let outcome = match outcome {
+            Ok(_) if !is_whole => Err(Failure::Early),
+            Err(Failure::Broken | Failure::Timeout) if !is_whole => Err(Failure::Unsent),
+            outcome => outcome,
+        };
         describe(&mut sending, label, &outcome);
         drop(sending);
-        outcome.map_err(|failure| match (failure, progress) {
-            (Failure::Broken | Failure::Timeout, Some(progress)) if !progress.may_be_whole() => {
-                Failure::Unsent
-            }
-            (failure, _) => failure,
-        })
+        outcome
     }
 
     /// A `POST` of JSON that says itself who it is.

@@ -27,6 +27,9 @@ pub enum Failure {
     /// has of it is nothing that it could take.
     #[error("the connection broke or the time was up before the body was sent")]
     Unsent,
+    /// It said that it had done it before it had the whole body, which can't be true.
+    #[error("it answered with success before it had the whole body")]
+    Early,
     /// The whole answer took longer than `upstream.timeout`.
     #[error("the answer took too long")]
     Timeout,
@@ -93,6 +96,7 @@ impl Failure {
             Self::Connect => "connect",
             Self::Broken => "broken",
             Self::Unsent => "unsent",
+            Self::Early => "early",
             Self::Timeout => "timeout",
             Self::Paused { .. } => "paused",
             Self::RateLimited { .. } => "rate-limited",
@@ -119,6 +123,7 @@ impl Failure {
             | Self::Connect
             | Self::Broken
             | Self::Unsent
+            | Self::Early
             | Self::Timeout
             | Self::Oversized { .. }
             | Self::Login(_)
@@ -150,6 +155,8 @@ impl Failure {
     #[must_use]
     pub fn is_certain(&self) -> bool {
         match self {
+            // Its body goes on being sent.
+            Self::Early => false,
             Self::Broken | Self::Timeout | Self::Oversized { .. } => false,
             // A redirect after a change is a usual sign of success, and 408 says nothing.
             Self::Status(status) => (400..500).contains(status) && *status != 408,
@@ -179,6 +186,7 @@ impl Failure {
             | Self::Connect
             | Self::Broken
             | Self::Unsent
+            | Self::Early
             | Self::Timeout => true,
             Self::Status(status) => *status >= 500,
             Self::Login(failure) => failure.is_outage(),

@@ -11,12 +11,14 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use http::Method;
+use reqwest::multipart::{Form, Part};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
-use crate::harness::{Reply, World};
+use crate::harness::{Reply, World, photo};
 
 const LIE: &str = "/v1/ordenes/666";
 const TRUTH: &str = "/v1/ordenes/7";
@@ -57,7 +59,11 @@ fn answer(body: &str) -> Vec<u8> {
 
 impl Liar {
     async fn telling(lie: Lie) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // What it doesn't read stays with the sender.
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(64).unwrap();
         let at = listener.local_addr().unwrap();
         let (connections, sent) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (counted, counter) = (connections.clone(), sent.clone());
@@ -126,6 +132,44 @@ async fn a_body_shorter_than_it_was_promised() {
     ]))
     .await;
     liar.ask().await.problem(502, "upstream-error");
+}
+
+/// A photo that has arrived before all of it was sent is nowhere.
+#[tokio::test]
+async fn a_photo_that_was_taken_before_it_was_sent() {
+    let archivo = r#"{"id":777,"url":"https://archivos.example.net/777.jpg","titulo":"t.jpg","creado":"2026-01-06T01:48:03Z"}"#;
+    let length = archivo.len();
+    for status in ["201 Created", "200 OK"] {
+        let taken = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{archivo}"
+        );
+        let liar = Liar::telling(Lie {
+            keeps_open: true,
+            ..lie(&[taken.as_bytes()])
+        })
+        .await;
+        let mut image = photo("sony-rx1r.jpg");
+        image.resize(11 << 20, 0);
+        for _ in 0..2 {
+            let part = Part::bytes(image.clone()).file_name("foto");
+            let form = Form::new().text("proceso", "antes").part("imagen", part);
+            let request = liar.world.request(Method::POST, "/v1/ordenes/666/imagenes");
+            let request = request.header("idempotency-key", "k").multipart(form);
+            let reply = liar.world.send(request).await;
+            assert!(!reply.status.is_success(), "{status}: {}", reply.text());
+            assert!(
+                reply.headers.contains_key("retry-after"),
+                "{:?}",
+                reply.headers
+            );
+        }
+        let records = liar.world.audit().await;
+        assert_eq!(records[0]["outcome"], "unknown", "{records:?}");
+        assert!(
+            records.iter().all(|it| it["outcome"] != "done"),
+            "{records:?}"
+        );
+    }
 }
 
 #[tokio::test]
