@@ -58,13 +58,14 @@ pub struct Once {
     pub slot: Slot,
     /// What was asked.
     pub fingerprint: Fingerprint,
-    /// How long its answer is kept.
+    /// How long its answer is kept. Zero: not at all, and only an attempt in doubt is known to others.
     pub keep: Duration,
     /// By which its trace at the ERP is known, such as a photo's title.
     pub mark: String,
     /// Whether an equal one that runs is waited for; else its caller is told.
     pub joins: bool,
-    /// Where its outcome is kept as well, as that of what was asked, and for how long.
+    /// Where its outcome is kept as well, as that of what was asked, and for how long. While it runs, it has that too,
+    /// unless another does.
     pub also: Option<(Slot, Fingerprint, Duration)>,
     /// How others that ask for the same learn of it, whatever their keys are.
     pub shared: Option<Shared>,
@@ -189,13 +190,16 @@ impl Idempotency {
             } else {
                 "first"
             });
-            return Ok(Begun::First(Box::new(Claim {
+            let mut claim = Claim {
                 parts: parts.clone(),
                 once,
                 earlier,
                 sent: None,
+                has_also: false,
                 is_settled: false,
-            })));
+            };
+            claim.has_also = parts.take_also(&claim.once, now).await?;
+            return Ok(Begun::First(Box::new(claim)));
         }
     }
 }
@@ -212,6 +216,32 @@ impl Once {
 }
 
 impl Parts {
+    /// Takes the other place of what is asked, where nobody has it.
+    async fn take_also(&self, once: &Once, now: SystemTime) -> Result<bool, StoreError> {
+        let Some((slot, fingerprint, keep)) = &once.also else {
+            return Ok(false);
+        };
+        if self.store.peek(slot, now).await?.is_some() {
+            return Ok(false);
+        }
+        let lease = now + self.lease;
+        let begun = self.store.begin(slot, *fingerprint, &once.mark, now, lease);
+        match begun.await? {
+            Found::Nothing => Ok(true),
+            // What another has left meanwhile stays as it is.
+            Found::Doubtful(attempt) => {
+                let record = Record {
+                    fingerprint: *fingerprint,
+                    state: State::Doubtful(attempt),
+                    until: now + *keep,
+                };
+                self.settle(slot, record).await;
+                Ok(false)
+            }
+            Found::Running | Found::Done(_) | Found::Mismatch => Ok(false),
+        }
+    }
+
     /// The answer of that attempt, where another request found that it was made, or made it.
     async fn made(
         &self,
@@ -264,6 +294,8 @@ pub struct Claim {
     once: Once,
     earlier: Option<Attempt>,
     sent: Option<SystemTime>,
+    /// It has [`Once::also`] while it runs.
+    has_also: bool,
     is_settled: bool,
 }
 
@@ -317,13 +349,20 @@ impl Claim {
             self.parts.settle(&slot, record).await;
             self.parts.release(&shared.doubt).await;
         }
-        self.parts.settle(&self.once.slot, record).await;
+        if self.once.keep.is_zero() {
+            self.parts.release(&self.once.slot).await;
+        } else {
+            self.parts.settle(&self.once.slot, record).await;
+        }
     }
 
     /// It certainly wasn't made: the next one is the first.
     pub async fn not_done(mut self) {
         self.is_settled = true;
         self.parts.release(&self.once.slot).await;
+        if let (true, Some((slot, ..))) = (self.has_also, &self.once.also) {
+            self.parts.release(slot).await;
+        }
     }
 
     /// Nobody knows whether it was made; where it wasn't sent, nothing more is known than before.
@@ -345,6 +384,7 @@ impl Claim {
             None => self.earlier.clone(),
         };
         let mut records = Vec::new();
+        let mut released = Vec::new();
         if let Some(attempt) = attempt {
             let doubt = once.record(State::Doubtful(attempt), now);
             if let Some((slot, fingerprint, keep)) = &once.also {
@@ -362,12 +402,20 @@ impl Claim {
                 };
                 records.push((shared.doubt.clone(), record));
             }
-            records.push((once.slot.clone(), doubt));
+            if once.keep.is_zero() {
+                released.push(once.slot.clone());
+            } else {
+                records.push((once.slot.clone(), doubt));
+            }
+        } else {
+            let also = once.also.iter().filter(|_| self.has_also);
+            released.extend(also.map(|(slot, ..)| slot.clone()));
+            released.push(once.slot.clone());
         }
         Unsaid {
             parts: self.parts.clone(),
-            slot: once.slot.clone(),
             records,
+            released,
         }
     }
 }
@@ -375,23 +423,23 @@ impl Claim {
 /// What is kept of a claim that said nothing.
 struct Unsaid {
     parts: Arc<Parts>,
-    slot: Slot,
-    /// None where it may simply begin anew.
     records: Vec<(Slot, Record)>,
+    /// What may simply begin anew.
+    released: Vec<Slot>,
 }
 
 impl Unsaid {
     async fn keep(self) {
         let Self {
             parts,
-            slot,
             records,
+            released,
         } = self;
-        if records.is_empty() {
-            parts.release(&slot).await;
-        }
         for (slot, record) in records {
             parts.settle(&slot, record).await;
+        }
+        for slot in released {
+            parts.release(&slot).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use llavero::in_flight::BESIDE_IMAGE;
 use llavero_simulator::{Faults, Only, StatusFault};
 use reqwest::{
     Method, RequestBuilder,
@@ -306,6 +307,93 @@ async fn equal_photos_at_once_are_attached_once() {
     let replayed = |reply: &&Reply| reply.header("idempotent-replayed") == "true";
     assert_eq!(replies.iter().filter(replayed).count(), 4);
     assert_eq!(world.attached(), 1);
+}
+
+#[tokio::test]
+async fn a_photo_without_a_key_waits_for_the_same_one_that_runs_under_a_key() {
+    let world = World::start().await;
+    let refusal = StatusFault {
+        code: 422,
+        retry_after: None,
+        times: None,
+    };
+    for (image, refusal) in [(sony(), None), (other(), Some(refusal))] {
+        world.erp.clear_requests();
+        let is_made = refusal.is_none();
+        let hold = Faults {
+            hold: true,
+            status: refusal,
+            ..Faults::default()
+        };
+        world.faults("carper", hold);
+        let keyed = world.upload_keyed(if is_made { "k" } else { "l" }, image.clone());
+        let without = async {
+            world.wait_until_received(1).await;
+            let (without, ()) =
+                tokio::join!(world.upload(IMAGENES, form(None, image.clone())), async {
+                    // Both are here.
+                    let held = 2 * (image.len() as u64 + BESIDE_IMAGE);
+                    let held = format!("llavero_uploads_in_flight_bytes {held}");
+                    for _ in 0..20 {
+                        world.wait_for_metric(&held).await;
+                    }
+                    assert_eq!(world.received().len(), 1, "the other one waits");
+                    world.lets_go("carper");
+                });
+            without
+        };
+        let (keyed, without) = tokio::join!(keyed, without);
+        let without_id = &without.ok(201)["id"];
+        if is_made {
+            assert_eq!(&keyed.ok(201)["id"], without_id);
+            assert_eq!(without.header("idempotent-replayed"), "true");
+        } else {
+            keyed.problem(422, "upstream-validation");
+            assert_eq!(without.header("idempotent-replayed"), "");
+        }
+        assert_eq!(world.attached(), 1);
+    }
+}
+
+#[tokio::test]
+async fn without_a_window_a_photo_in_doubt_is_still_looked_for() {
+    let world = World::configured("images: {dedupe_window: 0s}\n").await;
+    // Equal photos are no repetition of each other.
+    for _ in 0..2 {
+        let reply = world.upload(IMAGENES, form(None, sony())).await;
+        reply.ok(201);
+        assert_eq!(reply.header("idempotent-replayed"), "");
+    }
+    let lost = Faults {
+        accept_then_hang: true,
+        ..Faults::default()
+    };
+    let hang = Faults {
+        hang: true,
+        ..Faults::default()
+    };
+    world.faults("carper", lost);
+    let time = world.time_flies();
+    let (reply, ()) = tokio::join!(world.upload(IMAGENES, form(None, other())), async {
+        while world.attached() < 3 {
+            tokio::task::yield_now().await;
+        }
+        world.faults("carper", hang);
+    });
+    reply.problem(504, "upstream-timeout");
+    assert!(!reply.header("retry-after").is_empty());
+    drop(time);
+    world.faults("carper", Faults::default());
+    let found = loop {
+        let reply = world.upload(IMAGENES, form(None, other())).await;
+        match reply.status.as_u16() {
+            503 => tokio::task::yield_now().await,
+            _ => break reply,
+        }
+    };
+    found.ok(201);
+    assert_eq!(found.header("idempotent-replayed"), "true");
+    assert_eq!(world.attached(), 3);
 }
 
 #[tokio::test]

@@ -171,21 +171,18 @@ pub(super) async fn attach(
     );
     let titulo = titulo
         .unwrap_or_else(|| default_titulo(proceso, &clock, &sha256, inspected.format.extension()));
-    let once = once.map(|once| Once {
+    let once = Once {
         mark: titulo.clone(),
         ..once
-    });
-    let claim = match once::start(&idempotency, &permit, id.get(), once, Some(&image)).await? {
+    };
+    let begun = once::start(&idempotency, &permit, id.get(), Some(once), Some(&image));
+    let claim = match begun.await? {
         Start::Send(claim) => claim,
         Start::Made(answer) => return Ok(created(id, answer)),
     };
     let titulo = claim
         .as_ref()
         .map_or(titulo, |claim| claim.mark().to_owned());
-    let told = match claim {
-        Some(_) => Problem::of_repeatable_write,
-        None => Problem::of_write,
-    };
     let digest = format!("sha-256=:{}:", STANDARD.encode_to_string(sent));
     let write = Write {
         target: orden(id).child("adjuntar_imagen"),
@@ -207,7 +204,7 @@ pub(super) async fn attach(
         })
         .await
         .map_err(|error| {
-            told(
+            Problem::of_repeatable_write(
                 error,
                 &[
                     ("imagen", "imagen"),
@@ -238,14 +235,15 @@ struct Asked<'a> {
     sha256: &'a [u8; 32],
 }
 
-/// What makes it the same upload: the caller's key, or for a while the photo itself.
+/// What makes it the same upload: the caller's key, or for a while the photo itself. Without a window that is so only while
+/// it runs, and while nobody knows what became of it.
 fn once(
     permit: &Permit,
     id: RecordId,
     key: Option<&IdempotencyKey>,
     DedupeWindow(window): DedupeWindow,
     asked: &Asked<'_>,
-) -> Option<Once> {
+) -> Once {
     let Asked {
         proceso,
         titulo,
@@ -263,26 +261,26 @@ fn once(
         attempts: Slot::of_attempts(who),
         keep: KEPT,
     });
-    let by_content = (!window.is_zero()).then(|| (Slot::of_content(who, photo), window));
+    let by_content = Slot::of_content(who, photo);
     match key {
-        Some(key) => Some(Once {
+        Some(key) => Once {
             slot: Slot::of_key(who, key),
             fingerprint: asked,
             keep: KEPT,
             mark: String::new(),
             joins: false,
-            also: by_content.map(|(slot, window)| (slot, photo, window)),
+            also: (!window.is_zero()).then_some((by_content, photo, window)),
             shared,
-        }),
-        None => by_content.map(|(slot, window)| Once {
-            slot,
+        },
+        None => Once {
+            slot: by_content,
             fingerprint: photo,
             keep: window,
             mark: String::new(),
             joins: true,
             also: None,
             shared,
-        }),
+        },
     }
 }
 
