@@ -60,12 +60,7 @@ impl<K: PartialEq, T> FairQueue<K, T> {
         ticket
     }
 
-    /// The item whose turn it is: of the lanes that are due first, the one that waited longest.
-    pub(crate) fn pop(&mut self) -> Option<T> {
-        self.pop_if(|_| true)
-    }
-
-    /// The same where that item may have its turn now. Where it mayn't, it keeps its place and nobody passes it, so that
+    /// The item whose turn it is, where it may have it now: of the lanes that are due first, the one that waited longest. Where it mayn't, it keeps its place and nobody passes it, so that
     /// what needs much comes to it.
     pub(crate) fn pop_if(&mut self, may: impl FnOnce(&T) -> bool) -> Option<T> {
         let first = |lane: &Lane<K, T>| (lane.due, lane.items.front().map(|(ticket, _)| *ticket));
@@ -76,6 +71,28 @@ impl<K: PartialEq, T> FairQueue<K, T> {
         lane.due += 1;
         self.forget();
         Some(item)
+    }
+
+    /// The first item in that order that may have its turn now, and whose it is. Those that mayn't keep their places, and
+    /// others pass them.
+    pub(crate) fn pop_passing(&mut self, may: impl Fn(&K, &T) -> bool) -> Option<(K, T)>
+    where
+        K: Clone,
+    {
+        let candidates = self.lanes.iter().enumerate().filter_map(|(at, lane)| {
+            let mut items = lane.items.iter();
+            let place = items.position(|(_, item)| may(&lane.key, item))?;
+            Some((lane.due, lane.items[place].0, at, place))
+        });
+        let (due, _, at, place) = candidates.min()?;
+        let lane = &mut self.lanes[at];
+        let (_, item) = lane.items.remove(place)?;
+        let key = lane.key.clone();
+        // A lane that was passed is next, but the turns that it couldn't use are nobody's.
+        self.virtual_time = self.virtual_time.max(due);
+        lane.due = self.virtual_time + 1;
+        self.forget();
+        Some((key, item))
     }
 
     /// Takes everything out.
@@ -104,15 +121,27 @@ impl<K: PartialEq, T> FairQueue<K, T> {
             .retain(|lane| !lane.items.is_empty() || (lane.due > now && !nobody_waits));
     }
 
-    /// How many turns come before that of an item that joins now.
-    pub(crate) fn ahead_of(&self, key: &K) -> usize {
+    /// How many such items wait in that lane.
+    pub(crate) fn of_lane(&self, key: &K, such: impl Fn(&T) -> bool) -> usize {
         let own = self.lanes.iter().find(|lane| lane.key == *key);
-        let place = own.map_or(0, |lane| lane.items.len());
+        own.map_or(0, |lane| lane.count(such))
+    }
+
+    /// How many such items have their turn before one that joins now, of each other lane so many at most.
+    pub(crate) fn ahead_of(
+        &self,
+        key: &K,
+        such: impl Fn(&T) -> bool,
+        at_most: impl Fn(&K) -> usize,
+    ) -> usize {
+        let own = self.lanes.iter().find(|lane| lane.key == *key);
+        let place = own.map_or(0, |lane| lane.count(&such));
         let due = own.map_or(self.virtual_time, |lane| lane.due) + place as u64;
         let others = self.lanes.iter().filter(|lane| lane.key != *key);
         let before = others.map(|lane| {
             let earlier = usize::try_from((due + 1).saturating_sub(lane.due));
-            lane.items.len().min(earlier.unwrap_or(usize::MAX))
+            let earlier = earlier.unwrap_or(usize::MAX).min(at_most(&lane.key));
+            lane.count(&such).min(earlier)
         });
         place + before.sum::<usize>()
     }
@@ -132,11 +161,22 @@ impl<K: PartialEq, T> FairQueue<K, T> {
     }
 }
 
+impl<K, T> Lane<K, T> {
+    fn count(&self, such: impl Fn(&T) -> bool) -> usize {
+        self.items.iter().filter(|(_, item)| such(item)).count()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Nobody has to wait.
+    fn pop<K: PartialEq, T>(queue: &mut FairQueue<K, T>) -> Option<T> {
+        queue.pop_if(|_| true)
+    }
 
     #[test]
     fn a_late_lane_is_next_however_long_another_is() {
@@ -145,12 +185,12 @@ mod tests {
             queue.push("poller", at);
         }
         for at in 0..100 {
-            assert_eq!(queue.pop(), Some(at));
+            assert_eq!(pop(&mut queue), Some(at));
         }
-        assert!(queue.ahead_of(&"ana") <= 1);
+        assert!(queue.ahead_of(&"ana", |_| true, |_| 500) <= 1);
         queue.push("ana", 1000);
         queue.push("beto", 2000);
-        let next: Vec<_> = (0..4).filter_map(|_| queue.pop()).collect();
+        let next: Vec<_> = (0..4).filter_map(|_| pop(&mut queue)).collect();
         assert!(next.contains(&1000) && next.contains(&2000), "{next:?}");
     }
 
@@ -163,7 +203,7 @@ mod tests {
         for at in 0..3 {
             queue.push("b", ("b", at));
         }
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
         assert_eq!(
             order,
             [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
@@ -176,11 +216,11 @@ mod tests {
         let mut queue = FairQueue::default();
         queue.push("a", "a");
         queue.push("a", "a");
-        assert_eq!(queue.pop(), Some("a"));
+        assert_eq!(pop(&mut queue), Some("a"));
         let mut before = 0;
         loop {
             queue.push("b", "b");
-            match queue.pop() {
+            match pop(&mut queue) {
                 Some("b") => before += 1,
                 _ => break,
             }
@@ -198,8 +238,8 @@ mod tests {
         }
         queue.push("b", 1);
         queue.push("a", 2);
-        assert_eq!(queue.pop(), Some(1));
-        assert_eq!(queue.pop(), Some(2));
+        assert_eq!(pop(&mut queue), Some(1));
+        assert_eq!(pop(&mut queue), Some(2));
     }
 
     #[test]
@@ -223,9 +263,53 @@ mod tests {
         let small = |item: &i32| *item < 10;
         assert_eq!(queue.pop_if(small), None, "nobody passes it");
         assert_eq!(queue.len(), 3);
-        assert_eq!(queue.pop(), Some(10));
+        assert_eq!(pop(&mut queue), Some(10));
         assert_eq!(queue.pop_if(small), Some(1));
         assert_eq!(queue.pop_if(small), Some(2));
+    }
+
+    #[test]
+    fn who_may_not_go_is_passed_and_then_next() {
+        let mut queue = FairQueue::default();
+        for item in [10, 11, 12, 1] {
+            queue.push("a", item);
+        }
+        for item in 2..8 {
+            queue.push("b", item);
+        }
+        let small = |_: &&str, item: &i32| *item < 10;
+        let passed: Vec<_> = std::iter::from_fn(|| queue.pop_passing(small)).collect();
+        let order = [
+            ("a", 1),
+            ("b", 2),
+            ("b", 3),
+            ("b", 4),
+            ("b", 5),
+            ("b", 6),
+            ("b", 7),
+        ];
+        assert_eq!(passed, order, "in its own lane too");
+        queue.push("b", 8);
+        queue.push("b", 9);
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop_passing(|_, _| true)).collect();
+        // Six turns were given while `a` couldn't take one, and it isn't owed six.
+        assert_eq!(order, [("a", 10), ("a", 11), ("b", 8), ("a", 12), ("b", 9)]);
+    }
+
+    #[test]
+    fn what_is_ahead_is_counted_by_what_may_go() {
+        let mut queue = FairQueue::default();
+        for item in [1, 10, 11, 12] {
+            queue.push("a", item);
+        }
+        queue.push("b", 2);
+        let large = |item: &i32| *item >= 10;
+        assert_eq!(queue.of_lane(&"a", large), 3);
+        assert_eq!(queue.of_lane(&"c", large), 0);
+        assert_eq!(queue.ahead_of(&"a", large, |_| 9), 3);
+        assert_eq!(queue.ahead_of(&"b", large, |_| 9), 1);
+        assert_eq!(queue.ahead_of(&"b", large, |_| 0), 0);
+        assert_eq!(queue.ahead_of(&"c", |item| !large(item), |_| 9), 2);
     }
 
     proptest! {
@@ -237,7 +321,7 @@ mod tests {
             let mut since = [[0_usize; 5]; 5];
             for (lane, serve) in arrivals {
                 if serve {
-                    if let Some(served) = queue.pop() {
+                    if let Some(served) = pop(&mut queue) {
                         let served = usize::from(served);
                         waiting[served] -= 1;
                         for other in 0..5 {

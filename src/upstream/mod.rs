@@ -16,6 +16,7 @@ mod health;
 mod login;
 mod pace;
 mod paging;
+mod places;
 mod presented;
 mod queue;
 mod recovery;
@@ -66,6 +67,7 @@ use client::Client;
 use cursor::CursorSeed;
 use health::Health;
 use login::Logins;
+use places::Kind;
 use presented::{Identity, SendError, Sending};
 use queue::Queues;
 use retry::{Effect, MAX_ATTEMPTS, Reason};
@@ -235,7 +237,7 @@ impl Upstream {
         let epoch = self.admit(request)?;
         let turn = request
             .party
-            .turn(&self.0.queues.of(credential.id()), until)
+            .turn(&self.0.queues.of(credential.id()), Kind::Brief, until)
             .await?;
         let sending = Sending {
             request,
@@ -399,10 +401,14 @@ impl Upstream {
         let admitted = self.admit_after_trial(request, deadlines.turn).await;
         admitted.map_err(Attempted::NotSent)?;
         let queue = parts.queues.of(request.credential.id());
+        let kind = match payload {
+            Some(Payload::Image { .. }) => Kind::Upload,
+            Some(Payload::Patch(_)) | None => Kind::Brief,
+        };
         let queued = parts.clock.instant();
         let mut waiting = request.trace.child("queue");
         let turn = tokio::select! {
-            turn = request.party.turn(&queue, deadlines.turn) => turn,
+            turn = request.party.turn(&queue, kind, deadlines.turn) => turn,
             () = request.abandoned.cancelled() => Err(Failure::Abandoned),
         };
         if let Err(failure) = &turn {
@@ -484,7 +490,7 @@ impl Upstream {
         tokio::spawn(async move {
             let until = parts.clock.instant() + TRIAL_TIMEOUT;
             let queue = parts.queues.of(credential.id());
-            match queue.turn(Lane::Trial, until).await {
+            match queue.turn(Lane::Trial, Kind::Brief, until).await {
                 Ok(turn) => {
                     queue.begin_gently();
                     let trial = Trial::new();

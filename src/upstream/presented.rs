@@ -10,6 +10,7 @@ use super::{
     breaker::{Admission, Epoch},
     client::Shown,
     login::Entrance,
+    places::Kind,
     queue::Turn,
     rotation,
     session::{Asked, Errand, Session, Slot},
@@ -333,7 +334,7 @@ impl Parts {
             };
             let queue = parts.queues.of(id);
             let until = parts.clock.instant() + parts.timeouts.queue;
-            let Ok(mut turn) = queue.turn(Lane::Refresh, until).await else {
+            let Ok(mut turn) = queue.turn(Lane::Refresh, Kind::Brief, until).await else {
                 return;
             };
             let Some(errand) = slot.begin_ahead(&session) else {

@@ -17,17 +17,19 @@ use crate::{
     tenants::{CredentialId, TenantId},
 };
 
-use super::{Failure, Jitter, pace::Pace};
+use super::{
+    Failure, Jitter,
+    pace::Pace,
+    places::{Ahead, Kind, Places},
+};
 
 /// The most that wait for turns with one credential. Beyond it the longest lane gives way.
 const MOST_WAITING: usize = 1000;
 /// A longer wait than this isn't foretold.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How much of a new service time goes into the average.
-const SMOOTHING: f64 = 0.2;
 
 /// For whom a turn is: those who wait take turns by lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// A caller.
     Caller {
@@ -76,13 +78,14 @@ impl Party {
     pub(super) async fn turn(
         &self,
         queue: &Arc<Queue>,
+        kind: Kind,
         deadline: Instant,
     ) -> Result<Turn, Failure> {
         let mut joining = self.joining.lock().await;
         let lanes = self.lock().clone();
         let mut waiting: FuturesUnordered<_> = lanes
             .into_iter()
-            .map(|lane| queue.turn(lane, deadline))
+            .map(|lane| queue.turn(lane, kind, deadline))
             .collect();
         loop {
             let joined = tokio::select! {
@@ -98,7 +101,7 @@ impl Party {
             let mut lanes = self.lock();
             if !lanes.contains(&joined) {
                 lanes.push(joined.clone());
-                waiting.push(queue.turn(joined, deadline));
+                waiting.push(queue.turn(joined, kind, deadline));
             }
         }
     }
@@ -166,9 +169,8 @@ impl Queues {
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
                 waiting: FairQueue::default(),
-                running: Vec::new(),
+                places: Places::new(self.max_concurrency),
                 pace: Pace::new(self.max_concurrency),
-                service: None,
                 alarm: None,
             }),
             clock: self.clock.clone(),
@@ -222,19 +224,23 @@ pub(super) struct Queue {
 }
 
 struct State {
-    waiting: FairQueue<Lane, oneshot::Sender<Turn>>,
-    /// When each request that is under way was given its turn.
-    running: Vec<Instant>,
+    waiting: FairQueue<Lane, Waiter>,
+    places: Places,
     pace: Pace,
-    /// How long a request takes, on average.
-    service: Option<Duration>,
     /// When somebody looks whether a turn can be given; none while no time is waited for.
     alarm: Option<Instant>,
+}
+
+struct Waiter {
+    kind: Kind,
+    sender: oneshot::Sender<Turn>,
 }
 
 /// A turn. Dropping it gives it up.
 pub(super) struct Turn {
     queue: Option<Arc<Queue>>,
+    kind: Kind,
+    lane: Lane,
     sent_at: Instant,
     is_sent: bool,
 }
@@ -245,20 +251,21 @@ impl Queue {
     pub(super) async fn turn(
         self: &Arc<Self>,
         lane: Lane,
+        kind: Kind,
         deadline: Instant,
     ) -> Result<Turn, Failure> {
         let (receiver, ticket, limited) = {
             let mut state = self.lock();
             let now = self.clock.instant();
             let limited = state.pace.is_limited(now);
-            let expected = state.expected_wait(&lane, now);
+            let expected = state.expected_wait(kind, &lane, now);
             let is_full = state.waiting.len() >= MOST_WAITING;
             if now + expected > deadline || (is_full && state.waiting.displace_for(&lane).is_none())
             {
                 return Err(refusal(limited, expected));
             }
             let (sender, receiver) = oneshot::channel();
-            let ticket = state.waiting.push(lane.clone(), sender);
+            let ticket = state.waiting.push(lane.clone(), Waiter { kind, sender });
             self.gauges.waiting.inc();
             self.give_turns(&mut state);
             (receiver, ticket, limited)
@@ -275,7 +282,7 @@ impl Queue {
             Some(Err(_)) | None => {
                 let state = self.lock();
                 let now = self.clock.instant();
-                let expected = state.expected_wait(&lane, now);
+                let expected = state.expected_wait(kind, &lane, now);
                 Err(refusal(limited || state.pace.is_limited(now), expected))
             }
         }
@@ -298,23 +305,27 @@ impl Queue {
 
     fn give_turns(self: &Arc<Self>, state: &mut State) {
         let now = self.clock.instant();
-        while state.running.len() < state.pace.at_once() && !state.waiting.is_empty() {
+        while !state.waiting.is_empty() {
             let ready = state.pace.ready_at(now);
             if ready > now {
                 self.set_alarm(state, ready);
                 return;
             }
-            let Some(waiter) = state.waiting.pop() else {
+            let (places, at_once) = (&state.places, state.pace.at_once());
+            let may = |lane: &Lane, waiter: &Waiter| places.may(waiter.kind, lane, at_once);
+            let Some((lane, Waiter { kind, sender })) = state.waiting.pop_passing(may) else {
                 return;
             };
             let turn = Turn {
                 queue: Some(self.clone()),
+                kind,
+                lane: lane.clone(),
                 sent_at: now,
                 is_sent: false,
             };
-            match waiter.send(turn) {
+            match sender.send(turn) {
                 Ok(()) => {
-                    state.running.push(now);
+                    state.places.take(kind, &lane, now);
                     state.pace.send(now);
                     self.gauges.running.inc();
                 }
@@ -352,11 +363,9 @@ impl Queue {
         drop(waiters);
     }
 
-    fn end(self: &Arc<Self>, begun: Instant, ended: impl FnOnce(&mut State, Instant)) {
+    fn end(self: &Arc<Self>, turn: &Turn, ended: impl FnOnce(&mut State, Instant)) {
         let mut state = self.lock();
-        if let Some(at) = state.running.iter().position(|it| *it == begun) {
-            state.running.swap_remove(at);
-        }
+        state.places.give_back(turn.kind, &turn.lane, turn.sent_at);
         self.gauges.running.dec();
         ended(&mut state, self.clock.instant());
         self.give_turns(&mut state);
@@ -365,34 +374,24 @@ impl Queue {
 
 impl State {
     /// How long a request that joins now will wait, as far as can be known.
-    fn expected_wait(&self, lane: &Lane, now: Instant) -> Duration {
-        let ahead = self.waiting.ahead_of(lane);
-        if let Some(wait) = self.pace.expected_wait(now, ahead) {
-            return wait;
+    fn expected_wait(&self, kind: Kind, lane: &Lane, now: Instant) -> Duration {
+        let at_once = self.pace.at_once();
+        let is = |kind: Kind| move |waiter: &Waiter| waiter.kind == kind;
+        // Uploads that may not go yet are passed, and so not ahead.
+        let may_begin = |lane: &Lane| self.places.left_for(lane, at_once);
+        let all = |_: &Lane| usize::MAX;
+        let ahead = Ahead {
+            briefs: self.waiting.ahead_of(lane, is(Kind::Brief), all),
+            uploads: self.waiting.ahead_of(lane, is(Kind::Upload), may_begin),
+            own: self.waiting.of_lane(lane, is(Kind::Upload)),
+        };
+        let places = &self.places;
+        let for_a_place = places.expected_wait(kind, lane, ahead, at_once, now);
+        let in_turn = ahead.briefs + ahead.uploads;
+        match self.pace.expected_wait(now, in_turn) {
+            Some(for_the_pace) => for_the_pace.max(for_a_place),
+            None => self.pace.ready_at(now).saturating_duration_since(now) + for_a_place,
         }
-        let ready_in = self.pace.ready_at(now).saturating_duration_since(now);
-        let places = self.pace.at_once();
-        // Before us those who run and those ahead; a place is free again each service time.
-        let rounds = (self.running.len() + ahead) / places;
-        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
-        ready_in + self.service_time(now).saturating_mul(rounds)
-    }
-
-    /// How long a request takes: the average, or what those under way have taken already
-    /// where that is more.
-    fn service_time(&self, now: Instant) -> Duration {
-        let average = self.service.unwrap_or_default();
-        let running = self
-            .running
-            .iter()
-            .map(|begun| now.saturating_duration_since(*begun));
-        running.fold(average, Duration::max)
-    }
-
-    fn took(&mut self, took: Duration) {
-        self.service = Some(self.service.map_or(took, |average| {
-            average.mul_f64(1.0 - SMOOTHING) + took.mul_f64(SMOOTHING)
-        }));
     }
 }
 
@@ -418,9 +417,10 @@ impl Turn {
 
     /// The ERP answered, and not with 429.
     pub(super) fn accepted(self) {
+        let kind = self.kind;
         self.end(|state, now, took| {
             state.pace.accepted(now);
-            state.took(took);
+            state.places.took(kind, took);
         });
     }
 
@@ -436,13 +436,14 @@ impl Turn {
 
     /// The ERP didn't answer.
     pub(super) fn failed(self) {
-        self.end(|state, _, took| state.took(took));
+        let kind = self.kind;
+        self.end(|state, _, took| state.places.took(kind, took));
     }
 
     fn end(mut self, ended: impl FnOnce(&mut State, Instant, Duration)) {
         let begun = self.sent_at;
         if let Some(queue) = self.queue.take() {
-            queue.end(begun, |state, now| {
+            queue.end(&self, |state, now| {
                 ended(state, now, now.saturating_duration_since(begun));
             });
         }
@@ -451,11 +452,10 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let (begun, is_sent) = (self.sent_at, self.is_sent);
         if let Some(queue) = self.queue.take() {
-            queue.end(begun, |state, _| {
-                if !is_sent {
-                    state.pace.take_back(begun);
+            queue.end(self, |state, _| {
+                if !self.is_sent {
+                    state.pace.take_back(self.sent_at);
                 }
             });
         }
@@ -507,7 +507,7 @@ mod tests {
 
     async fn turn(queue: &Arc<Queue>, subject: &str) -> Result<Turn, Failure> {
         let deadline = queue.clock.instant() + PATIENCE;
-        queue.turn(lane(subject), deadline).await
+        queue.turn(lane(subject), Kind::Brief, deadline).await
     }
 
     async fn pause(milliseconds: u64) {
@@ -516,7 +516,7 @@ mod tests {
 
     fn open(queue: &Queue) -> (usize, usize) {
         let state = queue.lock();
-        (state.running.len(), state.waiting.len())
+        (state.places.held(), state.waiting.len())
     }
 
     #[tokio::test(start_paused = true)]
@@ -531,7 +531,7 @@ mod tests {
                 let lane = lane(&format!("user {}", at % 11));
                 // Some leave while they wait, or while it is their turn.
                 let work = async {
-                    let turn = queue.turn(lane, deadline).await?;
+                    let turn = queue.turn(lane, Kind::Brief, deadline).await?;
                     most.fetch_max(open(&queue).0, Ordering::Relaxed);
                     pause(at % 13).await;
                     match at % 5 {
@@ -620,6 +620,79 @@ mod tests {
             .into_iter()
             .filter(|it| matches!(it, Ok(Err(Failure::QueueFull { .. }))));
         assert_eq!(refused.count(), 1);
+    }
+
+    async fn upload(queue: &Arc<Queue>, subject: &str) -> Result<Turn, Failure> {
+        let deadline = queue.clock.instant() + PATIENCE;
+        queue.turn(lane(subject), Kind::Upload, deadline).await
+    }
+
+    /// One caller's batch of photos, each of which the ERP takes 18 s over, and colleagues who read and upload.
+    #[tokio::test(start_paused = true)]
+    async fn one_callers_uploads_leave_places_to_reads_and_to_other_uploads() {
+        const TAKES: Duration = Duration::from_secs(18);
+        let queue = queue(5);
+        let start = queue.clock.instant();
+        let batch: Vec<_> = (0..10)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move {
+                    let turn = upload(&queue, "ana").await?;
+                    tokio::time::sleep(TAKES).await;
+                    turn.accepted();
+                    Ok::<_, Failure>(())
+                })
+            })
+            .collect();
+        pause(1000).await;
+        assert_eq!(open(&queue), (3, 7));
+        let colleague = upload(&queue, "beto").await.expect("a turn, at once");
+        let third = upload(&queue, "carla").await.map(drop);
+        assert!(third.is_err(), "the last place isn't for uploads");
+        assert_eq!(queue.clock.instant() - start, Duration::from_secs(11));
+        for _ in 0..50 {
+            // Ana's own reads pass her uploads as well.
+            for subject in ["ana", "beto", "carla"] {
+                let turn = turn(&queue, subject).await.expect("a turn");
+                pause(10).await;
+                turn.accepted();
+            }
+        }
+        let read = queue.clock.instant() - start - Duration::from_secs(11);
+        assert_eq!(read, Duration::from_millis(1500), "none has waited");
+        drop(colleague);
+        let mut sent = 0;
+        for upload in batch {
+            sent += usize::from(upload.await.expect("no panic").is_ok());
+        }
+        assert_eq!(sent, 3, "the rest has waited for ten seconds");
+        assert_eq!(open(&queue), (0, 0));
+        assert_eq!(queue.lock().pace.remembered(), 3 + 150);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn uploads_that_wait_go_as_soon_as_a_place_is_theirs() {
+        let queue = queue(5);
+        let first = [
+            upload(&queue, "ana").await.expect("a turn"),
+            upload(&queue, "ana").await.expect("a turn"),
+            upload(&queue, "ana").await.expect("a turn"),
+        ];
+        let mut fourth = std::pin::pin!(upload(&queue, "ana"));
+        let mut read = std::pin::pin!(turn(&queue, "ana"));
+        assert!(futures_util::poll!(&mut fourth).is_pending());
+        let _reads = [
+            turn(&queue, "beto").await.expect("a turn"),
+            turn(&queue, "beto").await.expect("a turn"),
+        ];
+        assert!(futures_util::poll!(&mut read).is_pending(), "all are held");
+        let [one, other, third] = first;
+        one.accepted();
+        let fourth = fourth.await.expect("it waited longest");
+        assert!(futures_util::poll!(&mut read).is_pending());
+        other.accepted();
+        let _read = read.await.expect("a turn");
+        drop((third, fourth));
     }
 
     /// The ERP's hidden limit, a poller that offers ten times as much, and a person.

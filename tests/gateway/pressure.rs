@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use llavero_simulator::{Faults, Only, StatusFault};
+use reqwest::{Method, multipart};
 use serde_json::json;
 
-use crate::harness::{Reply, World};
+use crate::harness::{Reply, World, photo};
 
 const ORDEN: &str = "/v1/ordenes/11001";
 
@@ -595,5 +596,73 @@ async fn who_joins_a_fetch_of_a_long_batch_does_not_wait_in_its_lane() {
     assert!(turns <= 10, "it waited {turns} turns");
     for reply in replies {
         reply.ok(200);
+    }
+}
+
+/// As many uploads as that caller may have under way with `max_concurrency`, and then as a colleague may beside them.
+#[tokio::test]
+async fn one_callers_photos_leave_room_for_reads_changes_and_a_colleagues_photo() {
+    for (max_concurrency, own, all) in [(5, 3, 4), (2, 1, 1)] {
+        let settings = format!(
+            "upstream:\n  upload_timeout: 30s\n  max_concurrency: {max_concurrency}\nimages: {{dedupe_window: 0}}\n"
+        );
+        let world = World::configured(&settings).await;
+        let only_uploads = Only {
+            method: Some("POST".to_owned()),
+            path_contains: None,
+        };
+        world.faults(
+            "carper",
+            Faults {
+                only: Some(only_uploads),
+                ..hanging()
+            },
+        );
+        let token = |subject: &str| {
+            let scope = "ordenes:read ordenes:write imagenes:write";
+            world.token(&json!({"sub": subject, "scope": scope}))
+        };
+        let (ana, beto) = (token("ana"), token("beto"));
+        let upload = |token: &str, at: usize| {
+            let image = multipart::Part::bytes(photo("sony-rx1r.jpg"));
+            let image = image.file_name("foto.jpg").mime_str("image/jpeg").unwrap();
+            let form = multipart::Form::new().part("imagen", image);
+            let request = world
+                .bare(Method::POST, &format!("{}/imagenes", orden(at)))
+                .bearer_auth(token)
+                .multipart(form.text("proceso", "antes"));
+            world.send(request)
+        };
+        let batch = join_all((0..10).map(|at| upload(&ana, at)));
+        let colleague = upload(&beto, 20);
+        let is_under_way = async |uploads: usize, waiting: usize| {
+            let line = format!("llavero_upstream_requests_in_flight {uploads}");
+            world.wait_for_metric(&line).await;
+            let line = format!("llavero_upstream_requests_waiting {waiting}");
+            world.wait_for_metric(&line).await;
+        };
+        let rest = async {
+            is_under_way(own, 10 - own).await;
+            let others = async {
+                is_under_way(all, 11 - all).await;
+                for at in 30..40 {
+                    world.get_as(&beto, &orden(at)).await.ok(200);
+                    world.get_as(&ana, &orden(at + 20)).await.ok(200);
+                }
+                let request = world.bare(Method::PATCH, ORDEN).bearer_auth(&beto);
+                let change = request.json(&json!({"status": "cancelada"}));
+                world.send(change).await.ok(200);
+                is_under_way(all, 11 - all).await;
+                world.clock.advance(seconds(10));
+                is_under_way(all, 0).await;
+                world.clock.advance(seconds(20));
+            };
+            tokio::join!(colleague, others).0
+        };
+        let (batch, colleague) = tokio::join!(batch, rest);
+        assert_eq!(count(&batch, 504, "upstream-timeout"), own);
+        assert_eq!(count(&batch, 503, "overloaded"), 10 - own);
+        let is_sent = colleague.status == 504;
+        assert_eq!(is_sent, all > own, "{}", colleague.text());
     }
 }
