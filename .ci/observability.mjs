@@ -138,7 +138,7 @@ async function startErp() {
 
 const keyOf = (tenant) => `key-of-${tenant}-9c1f5e7ab2`;
 const passwordOf = (tenant) => `password-of-${tenant}-4d8a6b`;
-const TENANTS = ["sana", "firme", "lenta", "limitada", "caida", "mala", "fuga", "entra", "muda"];
+const TENANTS = ["sana", "firme", "lenta", "limitada", "cauta", "caida", "mala", "fuga", "entra", "muda"];
 
 const CREDENTIALS = {
   mala: "{api_key: {env: WRONG}}",
@@ -341,6 +341,7 @@ function troubled(it) {
 function sluggish(it, erp) {
   repeatedly(50, () => read(it, token(`user-${any(100)}`, "lenta"), `${ORDEN}${1 + any(50)}`, FRESH), 55);
   repeatedly(100, () => read(it, token(`user-${any(20)}`, "limitada"), `${ORDEN}${1 + any(50)}`, FRESH), 12);
+  void learns(it, erp);
   repeatedly(3000, async () => {
     const key = randomUUID();
     await erp.faults("muda", { accept_then_hang: true, only: { method: "POST" } });
@@ -348,6 +349,13 @@ function sluggish(it, erp) {
     await erp.faults("muda", {});
     await upload(it, token("ana", "muda"), 3, key);
   });
+}
+
+/** The ERP lets one through, then asks for a pause that shows its window, and lets the next through. */
+async function learns(it, erp) {
+  await read(it, token("ana", "cauta"), `${ORDEN}1`, FRESH);
+  await erp.faults("cauta", { status: { code: 429, retry_after: "5", times: 1 } });
+  await read(it, token("ana", "cauta"), `${ORDEN}2`, FRESH);
 }
 
 /** A connection over which so many requests go at once, whose answers are thrown away. */
@@ -584,7 +592,7 @@ async function run() {
     within,
   });
   const slow = await gateway("slow", "llavero-slow", erp, neighbour, {
-    tenants: ["lenta", "limitada", "muda"],
+    tenants: ["lenta", "limitada", "cauta", "muda"],
     max_concurrency: 20,
   });
   const empty = await gateway("empty", "llavero-empty", erp, neighbour, {

@@ -1,10 +1,11 @@
 //! The admin port: probes, metrics, version. Never exposed publicly.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -20,7 +21,11 @@ use http::{
     HeaderMap, HeaderValue,
     header::{ACCEPT, CONTENT_TYPE, VARY},
 };
-use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegistry};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry as MetricRegistry,
+};
 
 use crate::{
     exchange::Exchange,
@@ -28,9 +33,12 @@ use crate::{
     layers::{framing, host, panics, problems, request_id},
     problem::{Code, Problem},
     telemetry::exposition::{self, Format},
-    tenants::Registry,
+    tenants::{CredentialId, Registry},
     tls::Tls,
 };
+
+/// More credentials than this have no series of their own in the metric of paces.
+const MOST_LABELS: usize = 1000;
 
 /// Whether new requests should come here. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -60,8 +68,17 @@ struct Metrics {
     registry: MetricRegistry,
     cache_bytes: Gauge,
     upstream_pauses: Gauge,
+    upstream_pace: Family<CredentialLabel, Gauge<f64, AtomicU64>>,
+    /// Those that have a series.
+    paced: Mutex<BTreeSet<CredentialLabel>>,
     ready: Gauge,
     exchange: Exchange,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct CredentialLabel {
+    tenant: String,
+    credential: String,
 }
 
 /// The admin port's routes.
@@ -85,6 +102,12 @@ pub fn router(
         "Credentials whose requests wait for the end of a pause that a 429 of the ERP began",
         upstream_pauses.clone(),
     );
+    let upstream_pace = Family::default();
+    metrics.register(
+        "llavero_upstream_pace_seconds",
+        "How far apart requests are held where the limit that was learnt from the ERP's 429s is nearly used; credentials that have one",
+        upstream_pace.clone(),
+    );
     let ready = Gauge::default();
     metrics.register(
         "llavero_ready",
@@ -95,6 +118,8 @@ pub fn router(
         registry: metrics,
         cache_bytes,
         upstream_pauses,
+        upstream_pace,
+        paced: Mutex::default(),
         ready,
         exchange,
     });
@@ -194,6 +219,14 @@ async fn readyz(
                 "credential {name} of {tenant}: pauses for {seconds} s, since the ERP limits the rate"
             );
         }
+        for (credential, pace) in metrics.exchange.paces() {
+            let (tenant, name) = (credential.tenant(), credential.name());
+            let seconds = pace.as_secs_f64();
+            let _ = writeln!(
+                body,
+                "credential {name} of {tenant}: a request each {seconds:.3} s where it asks much, since the ERP limited the rate"
+            );
+        }
         for standing in identity.standings() {
             let _ = writeln!(body, "{}", told(&standing));
         }
@@ -241,6 +274,7 @@ async fn render_metrics(
     let pauses = metrics.exchange.paused_credentials().len();
     let pauses = i64::try_from(pauses).unwrap_or(i64::MAX);
     metrics.upstream_pauses.set(pauses);
+    metrics.show_paces();
     let format = Format::accepted(headers.get(ACCEPT));
     let text = exposition::render(&metrics.registry, format)
         .map_err(|_| Problem::of(Code::Internal).caused_by("the metrics can't be encoded"))?;
@@ -249,6 +283,34 @@ async fn render_metrics(
         (VARY, HeaderValue::from_static("accept")),
     ];
     Ok((head, text).into_response())
+}
+
+impl Metrics {
+    /// A series for each credential that is held to a pace, and none for others.
+    fn show_paces(&self) {
+        let mut shown = self.paced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labels = BTreeSet::new();
+        for (credential, pace) in self.exchange.paces().into_iter().take(MOST_LABELS) {
+            let label = CredentialLabel::of(&credential);
+            let gauge = self.upstream_pace.get_or_create(&label);
+            gauge.set(pace.as_secs_f64());
+            drop(gauge);
+            labels.insert(label);
+        }
+        for gone in shown.difference(&labels) {
+            self.upstream_pace.remove(gone);
+        }
+        *shown = labels;
+    }
+}
+
+impl CredentialLabel {
+    fn of(credential: &CredentialId) -> Self {
+        Self {
+            tenant: credential.tenant().to_string(),
+            credential: credential.name().to_string(),
+        }
+    }
 }
 
 async fn nothing_here() -> Problem {

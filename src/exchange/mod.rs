@@ -195,6 +195,12 @@ impl Exchange {
         self.0.upstream.paused_credentials()
     }
 
+    /// Credentials whose requests are held to a limit of the ERP that was learnt, and how far apart.
+    #[must_use]
+    pub fn paces(&self) -> Vec<(CredentialId, Duration)> {
+        self.0.upstream.paces()
+    }
+
     /// Tenants whose ERP fails.
     #[must_use]
     pub fn broken_tenants(&self) -> Vec<(TenantId, BreakerState)> {

@@ -319,6 +319,12 @@ impl Upstream {
         self.0.queues.paused()
     }
 
+    /// Credentials whose requests are held to a limit that 429s have shown, and how far apart where it is nearly used.
+    #[must_use]
+    pub fn paces(&self) -> Vec<(CredentialId, Duration)> {
+        self.0.queues.paces()
+    }
+
     /// Drops all that is known of a tenant that is no more: sessions, queues, breaker, metrics.
     pub fn forget(&self, tenant: &TenantId) {
         let parts = &self.0;

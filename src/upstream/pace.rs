@@ -136,6 +136,11 @@ impl Pace {
         (until > now).then_some(until)
     }
 
+    /// How far apart a learnt limit holds requests where it is nearly used; none where no limit is known.
+    pub(super) fn learnt(&self) -> Option<Duration> {
+        self.limit.map(|limit| limit.gap())
+    }
+
     /// How long the limit lets a request wait that has so many before it; none where
     /// no limit is known.
     pub(super) fn expected_wait(&self, now: Instant, ahead: usize) -> Option<Duration> {

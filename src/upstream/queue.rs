@@ -183,19 +183,27 @@ impl Queues {
 
     /// Credentials that a 429 has pausing, and for how long.
     pub(super) fn paused(&self) -> Vec<(CredentialId, Duration)> {
+        let now = self.clock.instant();
+        self.told_of(|pace| Some(pace.paused_until(now)?.saturating_duration_since(now)))
+    }
+
+    /// Credentials whose requests are held to a learnt limit, and how far apart.
+    pub(super) fn paces(&self) -> Vec<(CredentialId, Duration)> {
+        self.told_of(Pace::learnt)
+    }
+
+    /// What there is to tell of credentials' paces, in their order.
+    fn told_of(&self, tell: impl Fn(&Pace) -> Option<Duration>) -> Vec<(CredentialId, Duration)> {
         let queues: Vec<_> = {
             let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             let all = queues.iter();
             all.map(|(id, queue)| (id.clone(), queue.clone())).collect()
         };
-        let now = self.clock.instant();
-        let pausing = queues.into_iter().filter_map(|(id, queue)| {
-            let until = queue.lock().pace.paused_until(now)?;
-            Some((id, until.saturating_duration_since(now)))
-        });
-        let mut pausing: Vec<_> = pausing.collect();
-        pausing.sort_by(|(a, _), (b, _)| (a.tenant(), a.name()).cmp(&(b.tenant(), b.name())));
-        pausing
+        let told = queues.into_iter();
+        let told = told.filter_map(|(id, queue)| Some((id, tell(&queue.lock().pace)?)));
+        let mut told: Vec<_> = told.collect();
+        told.sort_by(|(a, _), (b, _)| (a.tenant(), a.name()).cmp(&(b.tenant(), b.name())));
+        told
     }
 
     /// Drops a tenant's queues; those who wait in them still have their turns.

@@ -147,6 +147,50 @@ async fn a_credential_that_pauses_is_told() {
     assert!(!verbose().await.contains("pauses"));
 }
 
+#[tokio::test]
+async fn a_pace_that_was_learnt_is_told_until_it_lapses() {
+    const SERIES: &str = r#"llavero_upstream_pace_seconds{tenant="carper",credential="default"} "#;
+    let world = World::start().await;
+    let pace = async || {
+        let metrics = world.metrics().await;
+        let series = metrics.lines().find_map(|it| it.strip_prefix(SERIES));
+        series.map(|seconds| seconds.parse::<f64>().unwrap())
+    };
+    let verbose = async || {
+        let request = world.client.get(format!("{}/readyz?verbose", world.admin));
+        world.send(request).await.text()
+    };
+    world.get("/v1/ordenes/11001").await.ok(200);
+    let status = StatusFault {
+        retry_after: Some("20".to_owned()),
+        times: Some(1),
+        ..StatusFault::new(429)
+    };
+    world.faults(
+        "carper",
+        Faults {
+            status: Some(status),
+            ..Faults::default()
+        },
+    );
+    world
+        .get("/v1/ordenes/11002")
+        .await
+        .problem(503, "upstream-rate-limited");
+    assert_eq!(pace().await, None, "a pause isn't a pace");
+    world.clock.advance(Duration::from_secs(20));
+    world.get("/v1/ordenes/11003").await.ok(200);
+    // The slowest that is believed is one in two seconds, and the ERP's window isn't quite ours.
+    let seconds = pace().await.expect("it is told");
+    assert!((seconds - 2.04).abs() < 0.001, "{seconds}");
+    let told = "credential default of carper: a request each 2.040 s where it asks much, since the ERP limited the rate\n";
+    assert!(verbose().await.contains(told), "{}", verbose().await);
+    world.clock.advance(Duration::from_secs(60));
+    world.get("/v1/ordenes/11004").await.ok(200);
+    assert_eq!(pace().await, None);
+    assert!(!verbose().await.contains("a request each"));
+}
+
 /// The names of the contract with operators, but those that have a sample only once a breaker has opened or
 /// an issuer's keys were fetched: the tests of these look for them.
 #[tokio::test]
