@@ -20,7 +20,7 @@ use crate::{
     idempotency::{Idempotency, Memory},
     identity::{Identity, IssuerError, Spread},
     images::{Format, Images, Metadata, Rules, Shrink, Shrinker},
-    in_flight::Budget,
+    in_flight::{Bodies, Budget},
     layers::{access_log::AccessLog, client_address::TrustedProxies, leak_guard::LeakGuard},
     limits::Limits,
     problem::Problem,
@@ -60,6 +60,8 @@ pub struct AppState {
     pub audit: AuditLog,
     /// What uploads are taken in by.
     pub intake: Intake,
+    /// What bodies that are read whole hold together.
+    pub bodies: Bodies,
     /// The time.
     pub clock: Clock,
     /// How the ERP spells a field.
@@ -299,6 +301,7 @@ impl App {
             limits,
             audit: audit.clone(),
             intake,
+            bodies: Bodies::default(),
             clock,
             descripcion_field: DescripcionField(config.upstream.descripcion_field.as_str().into()),
         };

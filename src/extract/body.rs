@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_LENGTH};
 
 use crate::{
     clock::Clock,
+    in_flight::Share,
     problem::{Code, FieldError, Problem},
 };
 
@@ -21,6 +22,9 @@ const PATIENCE: Patience = Patience {
 
 /// How long such a body may take.
 const WHOLE: Duration = Duration::from_secs(60);
+
+/// Most bodies need no more.
+const LEAST_CAPACITY: usize = 1024;
 
 /// What may be so large at most, in words for the caller.
 #[derive(Debug, Clone, Copy)]
@@ -64,29 +68,41 @@ pub(super) fn promised(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The whole body, refused early where its length is promised.
+/// The whole body, refused early where its length is promised, and where there is no room for more of it as it comes.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     limit: Limit<'_>,
+    share: &mut Share,
     clock: &Clock,
 ) -> Result<Bytes, Problem> {
     if promised(headers).is_some_and(|length| length > limit.bytes) {
         return Err(limit.exceeded());
     }
     let until = clock.instant() + WHOLE;
-    let gathered = gather(Paced::new(body, PATIENCE, clock), limit);
+    let gathered = gather(Paced::new(body, PATIENCE, clock), limit, share);
     let in_time = clock.before(until, gathered).await;
     in_time.unwrap_or_else(|| Err(Cut::TooLong(WHOLE).into()))
 }
 
-async fn gather(mut body: Paced<'_>, limit: Limit<'_>) -> Result<Bytes, Problem> {
-    let mut bytes = BytesMut::new();
+async fn gather(
+    mut body: Paced<'_>,
+    limit: Limit<'_>,
+    share: &mut Share,
+) -> Result<Bytes, Problem> {
+    let mut bytes = Vec::new();
     while let Some(data) = body.next().await? {
-        if (bytes.len() + data.len()) as u64 > limit.bytes {
+        let length = bytes.len() + data.len();
+        if length as u64 > limit.bytes {
             return Err(limit.exceeded());
+        }
+        if length > bytes.capacity() {
+            // As a vector grows, and none of what it takes is uncounted.
+            let capacity = length.next_power_of_two().max(LEAST_CAPACITY);
+            share.grow(capacity as u64)?;
+            bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes.freeze())
+    Ok(bytes.into())
 }

@@ -5,8 +5,10 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
 use crate::{
+    caller::Permit,
     clock::Clock,
     i_json,
+    in_flight::{Bodies, Share},
     problem::{Code, FieldError, Problem},
 };
 
@@ -20,12 +22,18 @@ const MAX_BYTES: u64 = 256 * 1024;
 
 /// An object of `application/json` or `application/merge-patch+json` (RFC 7396).
 #[derive(Debug)]
-pub struct JsonObject(pub Map<String, Value>);
+pub struct JsonObject {
+    /// Its members.
+    pub fields: Map<String, Value>,
+    /// The room that its body takes: to be held as long as anything that was made of it.
+    pub share: Share,
+}
 
 impl<S> FromRequest<S> for JsonObject
 where
     S: Sync,
     Clock: FromRef<S>,
+    Bodies: FromRef<S>,
 {
     type Rejection = Problem;
 
@@ -49,12 +57,24 @@ where
             ));
         }
         let (parts, body) = request.into_parts();
+        let Some(permit) = parts.extensions.get::<Permit>() else {
+            return Err(Problem::of(Code::Internal)
+                .caused_by("a change is mounted without its permit layer"));
+        };
+        let mut share = Bodies::from_ref(state).begin(permit.tenant().id());
         let mut promised = Promised::by(&parts.headers).map_err(|broken| of_request(&broken))?;
         let limit = Limit {
             bytes: MAX_BYTES,
             field: None,
         };
-        let bytes = body::read(&parts.headers, body, limit, &Clock::from_ref(state)).await?;
+        let bytes = body::read(
+            &parts.headers,
+            body,
+            limit,
+            &mut share,
+            &Clock::from_ref(state),
+        )
+        .await?;
         promised.update(&bytes);
         promised.check().map_err(|broken| of_request(&broken))?;
         if bytes.is_empty() {
@@ -64,7 +84,10 @@ where
             ));
         }
         match i_json::parse(&bytes) {
-            Ok(Value::Object(object)) => Ok(Self(object)),
+            Ok(Value::Object(object)) => Ok(Self {
+                fields: object,
+                share,
+            }),
             Ok(_) => Err(Problem::new(
                 Code::MalformedBody,
                 "The body is JSON but not an object. Send an object with the fields to change.",

@@ -7,8 +7,11 @@
 //!
 //! What it left is kept for the next ones for a moment (`spares.rs`), within the same bound: it goes as soon as its room
 //! is needed.
+//!
+//! Bodies that are read whole have a bound of their own (`bodies.rs`).
 
 mod arriving;
+mod bodies;
 mod buffer;
 mod holdings;
 mod memory;
@@ -31,6 +34,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::clock::Clock;
 
 use arriving::{Arrival, Arriving, Asked};
+pub use bodies::{Bodies, Crowded, Share};
 pub use buffer::Buffer;
 use holdings::Holdings;
 pub use holdings::Owner;

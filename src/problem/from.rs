@@ -63,6 +63,17 @@ impl From<in_flight::Full> for Problem {
     }
 }
 
+impl From<in_flight::Crowded> for Problem {
+    fn from(crowded: in_flight::Crowded) -> Self {
+        Self::new(
+            Code::Overloaded,
+            "So many large bodies are being sent that there is no room for more of this one. Nothing was sent to the ERP. Wait for `Retry-After` and send it again.",
+        )
+        .with_retry_after(DEFAULT_RETRY_AFTER)
+        .caused_by(crowded)
+    }
+}
+
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         match denied {

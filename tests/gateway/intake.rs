@@ -1,9 +1,10 @@
-//! How uploads come in: as clients write them, whole, within the memory that there is, and in time.
+//! How uploads and changes come in: as clients write them, whole, within the memory that there is, and in time.
 
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use base64_simd::STANDARD;
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use llavero_simulator::Faults;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -643,6 +644,111 @@ async fn a_change_that_stalls_is_ended_with_a_problem() {
         "{problem}"
     );
     assert!(world.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_change_that_trickles_is_ended_with_a_problem() {
+    let world = World::start().await;
+    let token = format!(
+        "{}\r\ncontent-type: application/json",
+        world.token(&json!({}))
+    );
+    let request = "PATCH /v1/ordenes/11001";
+    let socket = begun(&world, &token, request, 100_000, b"{").await;
+    let (mut reads, mut writes) = socket.into_split();
+    let _time = world.time_flies_by(Duration::from_millis(100));
+    let trickles = async {
+        // Until its connection has ended.
+        while writes.write_all(b" ").await.is_ok() {
+            let at = world.clock.instant() + Duration::from_secs(5);
+            world.clock.sleep_until(at).await;
+        }
+    };
+    let mut answer = Vec::new();
+    let _ = tokio::join!(reads.read_to_end(&mut answer), trickles);
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("60 seconds"), "{answer}");
+    assert!(world.received().is_empty());
+}
+
+/// A change with so many bytes.
+fn change(bytes: usize) -> String {
+    let change = r#"{"status": "cancelada""#;
+    let blank = " ".repeat(bytes - change.len() - 1);
+    format!("{change}{blank}}}")
+}
+
+fn patch(world: &World, token: &str, at: usize, bytes: usize) -> RequestBuilder {
+    let request = world.bare(Method::PATCH, &format!("/v1/ordenes/{at}"));
+    let request = request.header("content-type", "application/json");
+    request.bearer_auth(token).body(change(bytes))
+}
+
+/// Of the longest changes, 33 are what a tenant has room for: 248 KiB of each count, of 8 MiB.
+const LONG: usize = 250_000;
+const FIT: usize = 33;
+const BEYOND: usize = 7;
+
+#[tokio::test]
+async fn changes_that_never_end_leave_room_for_small_ones_and_other_tenants() {
+    let world = World::start().await;
+    let own = world.token(&json!({}));
+    let head = format!("{own}\r\ncontent-type: application/json");
+    let sends = async || {
+        let request = "PATCH /v1/ordenes/11001";
+        let mut socket = begun(&world, &head, request, LONG + 1, b"{").await;
+        // It is refused before all of it was sent.
+        let _ = socket.write_all(&[b' '; LONG - 1]).await;
+        answer(socket).await
+    };
+    let mut unfinished: FuturesUnordered<_> = (0..FIT + BEYOND).map(|_| sends()).collect();
+    for _ in 0..BEYOND {
+        let (head, problem) = unfinished.next().await.expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert!(head.contains("retry-after: "), "{head}");
+        assert_eq!(problem["code"], "overloaded");
+    }
+    assert!(world.received().is_empty());
+    let norte = world.token(&json!({"tenant": "norte"}));
+    world
+        .send(patch(&world, &own, 11001, 8 * 1024))
+        .await
+        .ok(200);
+    world.send(patch(&world, &norte, 21001, LONG)).await.ok(200);
+    drop(unfinished);
+    let begun = std::time::Instant::now();
+    while world.send(patch(&world, &own, 11001, LONG)).await.status != 200 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "who has left holds it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn changes_that_wait_for_the_erp_hold_their_room() {
+    let world = World::start().await;
+    world.holds("carper");
+    let token = world.token(&json!({}));
+    let changes = (0..FIT + BEYOND).map(|at| patch(&world, &token, 11001 + at, LONG));
+    let changes = join_all(changes.map(|change| world.send(change)));
+    let erp = async {
+        for line in [
+            r#"llavero_problems_total{code="overloaded"} 7"#,
+            "llavero_upstream_requests_waiting 28",
+        ] {
+            world.wait_for_metric(line).await;
+        }
+        world.lets_go("carper");
+    };
+    let (replies, ()) = tokio::join!(changes, erp);
+    let made = replies.iter().filter(|reply| reply.status == 200);
+    assert_eq!(made.count(), FIT);
+    let changes = (0..FIT).map(|at| patch(&world, &token, 11001 + at, LONG));
+    for reply in join_all(changes.map(|change| world.send(change))).await {
+        reply.ok(200);
+    }
 }
 
 /// The one thread for work that takes long is held here, so that nothing that it is to do is done before.

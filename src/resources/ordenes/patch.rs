@@ -129,7 +129,7 @@ pub(super) async fn patch(
         ..
     }: Writing,
     State(DescripcionField(descripcion)): State<DescripcionField>,
-    JsonObject(fields): JsonObject,
+    JsonObject { fields, share }: JsonObject,
 ) -> Result<Response, Problem> {
     let change = check(fields, &descripcion)?;
     let once = key.map(|key| Once {
@@ -167,7 +167,11 @@ pub(super) async fn patch(
         trace,
     };
     let written = exchange
-        .write(permit, write, move |body| get::translate(body, id.get()))
+        .write(permit, write, move |body| {
+            // The change is held until the ERP has answered, whoever waits for that.
+            drop(share);
+            get::translate(body, id.get())
+        })
         .await
         .map_err(|error| {
             told(
