@@ -654,6 +654,12 @@ mod tests {
             .collect();
         pause(1000).await;
         assert_eq!(open(&queue), (3, 7));
+        for _ in 0..10 {
+            drop(turn(&queue, "carla").await.expect("a turn"));
+        }
+        let now = queue.clock.instant();
+        let wait = queue.lock().expected_wait(Kind::Upload, &lane("beto"), now);
+        assert_eq!(wait, Duration::ZERO, "who may not go isn't ahead");
         let colleague = upload(&queue, "beto").await.expect("a turn, at once");
         let third = upload(&queue, "carla").await.map(drop);
         assert!(third.is_err(), "the last place isn't for uploads");
