@@ -91,6 +91,14 @@ pub enum ExchangeError {
     /// The record isn't in the state that the change was made for.
     #[error("the record has changed")]
     Changed,
+    /// Another change goes before it, to the same record or under the same mark, and takes long. Nothing was sent.
+    #[error(
+        "another change to the same record, or another photo of the same title, goes before it and takes long"
+    )]
+    Occupied {
+        /// When it may be over.
+        retry_after: Duration,
+    },
     /// An earlier attempt may yet be made.
     #[error("an earlier attempt may yet be made")]
     Unsettled {
@@ -114,7 +122,11 @@ impl ExchangeError {
     pub fn is_certain(&self) -> bool {
         match self {
             Self::Upstream(failure) => failure.is_certain(),
-            Self::Changed | Self::Unsettled { .. } | Self::Unseen(_) | Self::NotCached => true,
+            Self::Changed
+            | Self::Occupied { .. }
+            | Self::Unsettled { .. }
+            | Self::Unseen(_)
+            | Self::NotCached => true,
             Self::Unfit(_) | Self::Interrupted => false,
         }
     }
@@ -136,6 +148,7 @@ impl ExchangeError {
             Self::Unfit(Unfit::Mismatch)
             | Self::NotCached
             | Self::Changed
+            | Self::Occupied { .. }
             | Self::Unsettled { .. }
             | Self::Unseen(_) => false,
         }

@@ -225,6 +225,7 @@ impl Parts {
                     target: &read.target,
                     party: &party,
                     abandoned: &abandoned,
+                    waited: Duration::ZERO,
                     trace: &within,
                 };
                 let asked = this.next();

@@ -1,7 +1,10 @@
 //! The write: what it waits for, whether it was made already, and what becomes of it. It runs to its end once it has
 //! begun.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +78,8 @@ struct Turns {
     #[expect(dead_code, reason = "held for its drop")]
     record: Option<RecordTurn>,
     mark: Option<MarkTurn>,
+    /// How long it waited for them.
+    waited: Duration,
 }
 
 /// How a change goes on once its turn has come.
@@ -188,11 +193,7 @@ impl Exchange {
     ) -> Result<Beginning, ExchangeError> {
         let parts = &self.0;
         let condition = write.condition.take();
-        let record = parts
-            .record_turn(permit, write, condition.is_some())
-            .await?;
-        let mark = parts.mark_turn(permit, write).await?;
-        let mut turns = Turns { record, mark };
+        let mut turns = parts.turns(permit, write, condition.is_some()).await?;
         if let (Some(claim), Some(trace)) = (claim, &write.trace)
             && let Some(earlier) = claim.earlier()
         {
@@ -246,6 +247,7 @@ impl Exchange {
             party: &Party::alone(lane_of(permit)),
             // Nobody can leave a change.
             abandoned: &CancellationToken::new(),
+            waited: turns.waited,
             trace: permit.trace(),
         };
         let answer = parts.upstream.send(request, &write.payload).await;
@@ -308,42 +310,58 @@ impl Exchange {
 }
 
 impl Parts {
+    /// All that a change has to wait for here, within the time that it has for its turn at the ERP too: who waits so long
+    /// that none is left is told so.
+    async fn turns(
+        &self,
+        permit: &Permit,
+        write: &Write,
+        alone: bool,
+    ) -> Result<Turns, ExchangeError> {
+        let begun = self.clock.instant();
+        let patience = self.upstream.patience();
+        let both = async {
+            let record = self.record_turn(permit, write, alone).await?;
+            let mark = self.mark_turn(permit, write).await?;
+            Some((record, mark))
+        };
+        let both = self.clock.before(begun + patience, both).await.flatten();
+        let (record, mark) = both.ok_or(ExchangeError::Occupied {
+            retry_after: patience,
+        })?;
+        Ok(Turns {
+            record,
+            mark,
+            waited: self.clock.instant().saturating_duration_since(begun),
+        })
+    }
+
     /// Leave to change the record; none is needed for a photo, which overwrites nothing that
-    /// a condition looked at.
+    /// a condition looked at. Nothing where too many wait for it.
     async fn record_turn(
         &self,
         permit: &Permit,
         write: &Write,
         alone: bool,
-    ) -> Result<Option<RecordTurn>, Failure> {
+    ) -> Option<Option<RecordTurn>> {
         if matches!(write.payload, Payload::Image { .. }) {
-            return Ok(None);
+            return Some(None);
         }
-        let patience = self.upstream.patience();
         let record = (permit.tenant().id().clone(), write.record.1);
-        let turn = self.records.turn(record, alone);
-        let turn = self.clock.before(self.clock.instant() + patience, turn);
-        turn.await.flatten().map(Some).ok_or(Failure::QueueFull {
-            retry_after: patience,
-        })
+        self.records.turn(record, alone).await.map(Some)
     }
 
-    /// Leave to leave a trace under the change's mark.
-    async fn mark_turn(&self, permit: &Permit, write: &Write) -> Result<Option<MarkTurn>, Failure> {
+    /// Leave to leave a trace under the change's mark. Nothing where too many wait for it.
+    async fn mark_turn(&self, permit: &Permit, write: &Write) -> Option<Option<MarkTurn>> {
         let Some(text) = write.trace.as_ref().and_then(|trace| trace.mark.clone()) else {
-            return Ok(None);
+            return Some(None);
         };
         let mark = Mark {
             tenant: permit.tenant().id().clone(),
             record: write.record,
             text,
         };
-        let patience = self.upstream.longest_write();
-        let turn = self.marks.turn(mark);
-        let turn = self.clock.before(self.clock.instant() + patience, turn);
-        turn.await.flatten().map(Some).ok_or(Failure::QueueFull {
-            retry_after: self.upstream.patience(),
-        })
+        self.marks.turn(mark).await.map(Some)
     }
 
     /// The answer that a change would have had, from the trace that it left.
@@ -360,6 +378,7 @@ impl Parts {
             target: &trace.target,
             party: &Party::alone(lane_of(permit)),
             abandoned: &CancellationToken::new(),
+            waited: Duration::ZERO,
             trace: permit.trace(),
         };
         let answer = self.upstream.look(request).await?;

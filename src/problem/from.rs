@@ -167,6 +167,11 @@ impl From<ExchangeError> for Problem {
                 "The ERP answered with something that can't be read. Try again later; after a write, read the record first: the change may have been made.",
             ),
             ExchangeError::Changed => Self::of(Code::PreconditionFailed),
+            ExchangeError::Occupied { retry_after } => Self::new(
+                Code::Overloaded,
+                "Another change to this order, or another photo with the same `titulo`, is being sent to the ERP, and they go one after the other. Nothing was sent. Wait for `Retry-After` and send it again, or give photos titles of their own.",
+            )
+            .with_retry_after(retry_after),
             ExchangeError::Unsettled { retry_after } => Self::new(
                 Code::IdempotencyConflict,
                 "An earlier attempt of this request went to the ERP, no answer came, and it has left no trace there yet. It may still be made, so nothing was sent. Wait for `Retry-After` and send the same request again, with the same `Idempotency-Key` if it had one.",

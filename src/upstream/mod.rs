@@ -123,6 +123,8 @@ pub struct Request<'a> {
     /// Cancelled when nobody wants the answer any more: then it gives its place up. What
     /// was sent already goes on.
     pub abandoned: &'a CancellationToken,
+    /// How much of `upstream.queue_timeout` its caller has waited already, for something else.
+    pub waited: Duration,
     /// Where in a trace it is made. Nothing of that goes to the ERP.
     pub trace: &'a Context,
 }
@@ -343,7 +345,7 @@ impl Upstream {
         let parts = &self.0;
         let tenant = request.credential.id().tenant();
         let effect = payload.map_or(Effect::Read, |_| Effect::Write);
-        let deadlines = parts.deadlines(payload);
+        let deadlines = parts.deadlines(payload, request.waited);
         parts.tenants.deposit(tenant);
         let mut failed: Option<Failure> = None;
         let mut again: Option<Reason> = None;
@@ -521,8 +523,8 @@ impl Upstream {
 }
 
 impl Parts {
-    fn deadlines(&self, payload: Option<&Payload>) -> Deadlines {
-        let turn = self.clock.instant() + self.timeouts.queue;
+    fn deadlines(&self, payload: Option<&Payload>, waited: Duration) -> Deadlines {
+        let turn = self.clock.instant() + self.timeouts.queue.saturating_sub(waited);
         let answer = match payload {
             Some(Payload::Image { .. }) => self.timeouts.upload,
             Some(Payload::Patch(_)) | None => self.timeouts.answer,

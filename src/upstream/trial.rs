@@ -1,6 +1,6 @@
 //! A cheap `GET` that no caller has asked for: it shows whether the ERP answers, and whether it takes a credential.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,7 @@ impl Trial {
             target: &self.target,
             party: &self.party,
             abandoned: &self.abandoned,
+            waited: Duration::ZERO,
             trace: &self.trace,
         }
     }

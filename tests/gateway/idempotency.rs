@@ -562,6 +562,76 @@ async fn a_photo_of_the_same_title_is_not_taken_for_another() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_photo_of_the_same_title_waits_no_longer_than_for_a_turn() {
+    let world = World::start().await;
+    world.holds("carper");
+    let first = world.keyed("k").multipart(form(Some("Fachada"), sony()));
+    let second = world.keyed("l").multipart(form(Some("Fachada"), other()));
+    let (first, ()) = tokio::join!(world.send(first), async {
+        world.wait_until_received(1).await;
+        let second = tokio::spawn(second.send());
+        world.wait_until_authenticated(2).await;
+        let time = world.time_flies();
+        let second = second.await.unwrap().unwrap();
+        drop(time);
+        assert_eq!(second.status(), 503);
+        assert_eq!(second.headers()["retry-after"], "10");
+        let problem: Value = second.json().await.unwrap();
+        assert_eq!(problem["code"], "overloaded");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("another photo with the same `titulo`"),
+            "{detail}"
+        );
+        assert_eq!(world.received().len(), 1);
+        world.lets_go("carper");
+    });
+    first.ok(201);
+}
+
+/// The database's clock may be wrong, and what it writes unreadable.
+#[tokio::test]
+async fn a_title_that_the_gateway_made_is_enough_to_know_a_photo() {
+    let clave = with_clave("carper");
+    for (creado, retitled) in [
+        (json!("2020-01-01T00:00:00+00:00"), None),
+        (json!("2026-01-27T22:20:56"), None),
+        (Value::Null, Some("despues_DEL_servicio")),
+    ] {
+        let world = World::start().await;
+        world.faults(
+            "carper",
+            hits_writes(Faults {
+                accept_then_hang: true,
+                ..Faults::default()
+            }),
+        );
+        let (reply, _time) = tokio::join!(world.upload_keyed("k", sony()), async {
+            while world.attached() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let mut orden = world.erp.orden(&clave, 11001).unwrap();
+            let archivo = orden["archivos"]
+                .as_array_mut()
+                .unwrap()
+                .last_mut()
+                .unwrap();
+            archivo["creado"] = creado.clone();
+            if let Some(step) = retitled {
+                let titulo = archivo["titulo"].as_str().unwrap().to_uppercase();
+                let (_, rest) = titulo.split_once(" - ").unwrap();
+                archivo["titulo"] = json!(format!("{step}_-_{rest}"));
+            }
+            assert!(world.erp.put_orden(&clave, 11001, orden));
+            world.time_flies()
+        });
+        reply.ok(201);
+        assert_eq!(world.attached(), 1, "{creado}");
+        assert_eq!(world.sent("POST"), 1, "{creado}");
+    }
+}
+
+#[tokio::test]
 async fn an_older_photo_of_the_same_title_is_not_taken_for_one_that_failed() {
     let world = World::start().await;
     let clave = with_clave("carper");

@@ -196,7 +196,7 @@ pub(super) async fn attach(
         image: Some(image),
         condition: None,
         claim,
-        trace: Some(trace(id, titulo, digest.clone())),
+        trace: Some(trace(id, titulo, sha256, digest.clone())),
     };
     let attached = exchange
         .write(permit, write, move |body| {
@@ -285,7 +285,7 @@ fn once(
 }
 
 /// How the photo is found among the order's files.
-fn trace(id: RecordId, titulo: String, digest: String) -> Trace {
+fn trace(id: RecordId, titulo: String, sha256: [u8; 32], digest: String) -> Trace {
     Trace {
         target: orden(id),
         mark: Some(titulo),
@@ -301,7 +301,9 @@ fn trace(id: RecordId, titulo: String, digest: String) -> Trace {
                 .map_err(|_| Unfit::Unreadable)?
                 .flatten()
                 .unwrap_or_default();
-            let seen = archivos.iter().find(|archivo| is_seen(archivo, sighting));
+            let seen = archivos
+                .iter()
+                .find(|archivo| is_seen(archivo, sighting, &sha256));
             seen.map(|archivo| attached(archivo, &digest)).transpose()
         }),
         id: |answer| {
@@ -312,18 +314,39 @@ fn trace(id: RecordId, titulo: String, digest: String) -> Trace {
 }
 
 /// Whether that file is the one that is looked for.
-fn is_seen(archivo: &Members<'_>, sighting: &Sighting<'_>) -> bool {
+fn is_seen(archivo: &Members<'_>, sighting: &Sighting<'_>, sha256: &[u8; 32]) -> bool {
     let text = |name| match archivo.value(name) {
         Value::String(text) => text,
         _ => String::new(),
     };
-    let created = OffsetDateTime::parse(text("creado").trim(), &Rfc3339).map(SystemTime::from);
-    let is_of_then =
-        created.is_ok_and(|created| (sighting.from..=sighting.until).contains(&created));
     let is_free = archivo
         .number("id")
         .is_some_and(|id| !sighting.taken.contains(&id));
+    if let Some(unique) = unique_part(sighting.mark, sha256) {
+        // Whatever the ERP's clock, and the rest of the title, became.
+        return is_free && text("titulo").to_ascii_lowercase().contains(unique);
+    }
+    let created = OffsetDateTime::parse(text("creado").trim(), &Rfc3339).map(SystemTime::from);
+    let is_of_then =
+        created.is_ok_and(|created| (sighting.from..=sighting.until).contains(&created));
     is_of_then && is_free && is_titled(text("titulo").trim(), sighting.mark.trim())
+}
+
+/// What no other photo's title has in it: in one that [`default_titulo`] made, the second and the photo's digest.
+fn unique_part<'a>(titulo: &'a str, sha256: &[u8; 32]) -> Option<&'a str> {
+    const TIME: &[u8] = b"00000000_000000";
+    let digest = format!("-{}", beginning(sha256));
+    let at = titulo.rfind(&digest)?;
+    let from = at.checked_sub(TIME.len())?;
+    let is_time = titulo
+        .get(from..at)?
+        .bytes()
+        .zip(TIME)
+        .all(|(byte, form)| match form {
+            b'0' => byte.is_ascii_digit(),
+            form => byte == *form,
+        });
+    is_time.then_some(&titulo[from..at + digest.len()])
 }
 
 /// A column may have been too short for the title.
@@ -380,8 +403,13 @@ fn default_titulo(proceso: u8, clock: &Clock, sha256: &[u8; 32], extension: &str
     let now = OffsetDateTime::from(clock.wall());
     let form = format_description!("[year][month][day]_[hour][minute][second]");
     let time = now.format(form).unwrap_or_default();
+    format!("{step} - {time}-{}.{extension}", beginning(sha256))
+}
+
+/// Enough of a digest to tell a photo from others.
+fn beginning(sha256: &[u8; 32]) -> String {
     let [a, b, c, d, ..] = *sha256;
-    format!("{step} - {time}-{a:02x}{b:02x}{c:02x}{d:02x}.{extension}")
+    format!("{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
 /// The public body of a photo as the ERP keeps it.
