@@ -47,6 +47,16 @@ pub struct Write {
     pub trace: Option<Trace>,
 }
 
+impl Write {
+    /// Which of the ERP's files a photo became, by the answer to its upload.
+    fn archivo(&self, answer: &Representation) -> Option<u64> {
+        self.image.as_ref()?;
+        self.trace
+            .as_ref()
+            .and_then(|trace| (trace.id)(answer.body()))
+    }
+}
+
 /// A change that was made.
 #[derive(Debug, Clone)]
 pub struct Written {
@@ -87,13 +97,20 @@ enum Beginning {
     /// It is sent.
     Send(Turns),
     /// An earlier attempt had made it.
-    WasMade(Arc<Representation>, Turns),
+    WasMade {
+        answer: Arc<Representation>,
+        /// As its trace says, which was looked for.
+        is_found: bool,
+        turns: Turns,
+    },
 }
 
 /// What came of sending a change.
 struct Sent {
     result: Result<Arc<Representation>, ExchangeError>,
     upstream_status: Option<u16>,
+    /// Whether its trace was looked for and says that it was made.
+    is_found: bool,
 }
 
 impl Exchange {
@@ -130,7 +147,7 @@ impl Exchange {
         &self,
         permit: &Permit,
         mut write: Write,
-        record: Taken,
+        mut record: Taken,
         translate: T,
     ) -> Result<Written, ExchangeError>
     where
@@ -141,11 +158,19 @@ impl Exchange {
         let mut claim = write.claim.take();
         let mut turns = match self.begin(permit, &mut write, claim.as_deref()).await {
             Ok(Beginning::Send(turns)) => turns,
-            Ok(Beginning::WasMade(representation, turns)) => {
+            Ok(Beginning::WasMade {
+                answer: representation,
+                is_found,
+                turns,
+            }) => {
                 parts.drop_changed(tenant, write.record, None);
                 give_answer(claim, &representation).await;
                 // Whoever is next finds that.
                 drop(turns);
+                record.is_archivo(write.archivo(&representation));
+                if is_found {
+                    record.was_found();
+                }
                 record.end(Outcome::Replayed, None, None);
                 return Ok(Written {
                     representation,
@@ -176,6 +201,12 @@ impl Exchange {
         if let (Ok(_), Some(image)) = (&sent.result, &write.image) {
             parts.uploaded.inc_by(image.bytes as u64);
         }
+        if let Ok(representation) = &sent.result {
+            record.is_archivo(write.archivo(representation));
+        }
+        if sent.is_found {
+            record.was_found();
+        }
         parts.tell(record, error, sent.upstream_status);
         drop(turns);
         Ok(Written {
@@ -198,14 +229,23 @@ impl Exchange {
             && let Some(earlier) = claim.earlier()
         {
             if let Some(answer) = claim.made_by_another().await {
-                let representation = Arc::new(Representation::new(answer.to_vec()));
-                return Ok(Beginning::WasMade(representation, turns));
+                return Ok(Beginning::WasMade {
+                    answer: Arc::new(Representation::new(answer.to_vec())),
+                    is_found: false,
+                    turns,
+                });
             }
             let found = parts
                 .look_for(permit, trace, earlier, turns.mark.as_deref_mut())
                 .await;
             match found {
-                Ok(Some(representation)) => return Ok(Beginning::WasMade(representation, turns)),
+                Ok(Some(answer)) => {
+                    return Ok(Beginning::WasMade {
+                        answer,
+                        is_found: true,
+                        turns,
+                    });
+                }
                 // Where there is no record, there is no trace in it.
                 Ok(None) | Err(ExchangeError::Upstream(Failure::NotFound)) => {}
                 Err(error) => return Err(ExchangeError::Unseen(Box::new(error))),
@@ -258,6 +298,7 @@ impl Exchange {
         let mut result = answer
             .map_err(ExchangeError::from)
             .and_then(|answer| Ok(Arc::new(translate(&answer.body)?)));
+        let mut is_found = false;
         if let (Err(error), Some(trace)) = (&result, &write.trace)
             && !error.is_certain()
         {
@@ -273,6 +314,7 @@ impl Exchange {
             // Where that fails too, the change's own failure is what is told.
             if let Ok(Some(representation)) = found {
                 result = Ok(representation);
+                is_found = true;
             }
         } else if let (Ok(representation), Some(trace), Some(history)) =
             (&result, &write.trace, &mut turns.mark)
@@ -283,6 +325,7 @@ impl Exchange {
         Sent {
             result,
             upstream_status,
+            is_found,
         }
     }
 

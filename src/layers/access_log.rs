@@ -27,7 +27,7 @@ use crate::{
     telemetry::traces::Context,
 };
 
-use super::{client_address::ClientAddress, request_id::RequestId, trace};
+use super::{audit, client_address::ClientAddress, request_id::RequestId, trace};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The route of a request that no route matched: the address itself may hold
@@ -100,7 +100,7 @@ impl AccessLog {
 
 /// The span that the other layers add what they learn to. Its level lets it stand beside
 /// the lines of any level.
-fn span(request_id: &str, trace: &Context) -> Span {
+fn span(request_id: &str, trace: &Context, orden: Option<u64>) -> Span {
     tracing::error_span!(
         "request",
         request_id,
@@ -109,7 +109,9 @@ fn span(request_id: &str, trace: &Context) -> Span {
         issuer = field::Empty,
         tenant = field::Empty,
         credential = field::Empty,
-        sub = field::Empty
+        sub = field::Empty,
+        orden,
+        received_bytes = field::Empty
     )
 }
 
@@ -121,11 +123,12 @@ pub async fn layer(State(log): State<AccessLog>, request: Request, next: Next) -
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
+    let orden = audit::id_in(&route, request.uri().path());
     let trace = trace::context(&request);
     let span = request
         .extensions()
         .get::<RequestId>()
-        .map_or_else(Span::none, |id| span(&id.0, &trace));
+        .map_or_else(Span::none, |id| span(&id.0, &trace, orden));
 
     let client = request.extensions().get::<ClientAddress>();
     let mut line = Line {
@@ -161,18 +164,22 @@ struct Line {
 }
 
 /// What proxies log for a client who closed the connection; never sent.
-const CLIENT_LEFT: u16 = 499;
+const CLIENT_CLOSED: u16 = 499;
 
 impl Line {
     fn write(&mut self, response: Option<&Response>) -> Duration {
         self.answered = true;
         let took = self.log.clock.instant().duration_since(self.started);
         let (method, route) = (self.method, std::mem::take(&mut self.route));
-        let status = response.map_or(CLIENT_LEFT, |response| response.status().as_u16());
+        let status = response.map_or(CLIENT_CLOSED, |response| response.status().as_u16());
         let problem = response.and_then(|response| response.extensions().get::<Problem>());
         let verdict = response.and_then(|response| response.extensions().get::<Verdict>());
         let duration_ms = (took.as_secs_f64() * 1e6).round() / 1e3;
-        let code = problem.map(|problem| problem.code().as_str());
+        let told = problem.map(|problem| problem.code().as_str());
+        let code = match response {
+            Some(_) => told,
+            None => Some(audit::CLIENT_LEFT),
+        };
         let cause = problem.and_then(Problem::cause);
         let cache = verdict.map(|verdict| verdict.as_str());
         let client = self.client.map(field::display);
@@ -215,7 +222,7 @@ impl Line {
         });
         let durations = self.log.durations.get_or_create(&labels);
         durations.observe(took.as_secs_f64(), exemplar, None);
-        if let Some(code) = code {
+        if let Some(code) = told {
             self.log
                 .problems
                 .get_or_create(&ProblemLabel { code })

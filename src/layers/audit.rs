@@ -21,8 +21,8 @@ use crate::{
 
 use super::{client_address::ClientAddress, request_id::RequestId};
 
-/// The code of a record whose client didn't wait for the answer; no answer has it.
-const CLIENT_LEFT: &str = "client-left";
+/// The code of a record, and of a line in the log, whose client didn't wait for the answer; no answer has it.
+pub(super) const CLIENT_LEFT: &str = "client-left";
 
 /// What the layer needs. Cheap to clone.
 #[derive(Clone)]
@@ -175,7 +175,7 @@ fn outcome(
 }
 
 /// The number in the place of a route's `{id}`, as the address spells it in its one way.
-fn id_in(route: &str, path: &str) -> Option<u64> {
+pub(super) fn id_in(route: &str, path: &str) -> Option<u64> {
     let (_, text) = route
         .split('/')
         .zip(path.split('/'))

@@ -66,13 +66,15 @@ pub(super) struct Answer {
     is_replayed: bool,
 }
 
-/// Begins a write, or finds the answer of the one that it repeats, and leaves the record of that.
+/// Begins a write, or finds the answer of the one that it repeats, and leaves the record of that. `archivo_of` knows from
+/// an answer which of the ERP's files a photo became.
 pub(super) async fn start(
     idempotency: &Idempotency,
     permit: &Permit,
     record: u64,
     once: Option<Once>,
     image: Option<&Image>,
+    archivo_of: fn(&[u8]) -> Option<u64>,
 ) -> Result<Start, Problem> {
     let Some(once) = once else {
         return Ok(Start::Send(None));
@@ -82,8 +84,9 @@ pub(super) async fn start(
     match idempotency.begin(once).await? {
         Begun::First(claim) => Ok(Start::Send(Some(claim))),
         Begun::Done(body) => {
-            let trail = permit.trail().take_over(record, image);
-            trail.end(Outcome::Replayed, None, None);
+            let mut taken = permit.trail().take_over(record, image);
+            taken.is_archivo(archivo_of(&body));
+            taken.end(Outcome::Replayed, None, None);
             Ok(Start::Made(Answer {
                 body,
                 is_replayed: true,

@@ -17,7 +17,7 @@ use llavero::{
     telemetry::audit::{Attempt, AuditLog, Outcome, Trail},
     tenants::Registry,
 };
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::{Faults, Only, StatusFault};
 use prometheus_client::{encoding::text::encode, registry::Registry as MetricRegistry};
 use reqwest::{
     Method, RequestBuilder,
@@ -29,7 +29,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{World, leaks, photo};
+use crate::harness::{World, leaks, photo, with_clave};
 
 const PATCH: &str = "/v1/ordenes/11001";
 const UPLOAD: &str = "/v1/ordenes/11001/imagenes";
@@ -89,15 +89,15 @@ async fn a_write_leaves_one_whole_record_of_what_the_erp_made_of_it() {
         timeless(world.record_of("made").await),
         record("made", &json!({"outcome": "done", "upstream_status": 200}))
     );
-    world.send(upload(&world, "uploaded")).await.ok(201);
+    let archivo = world.send(upload(&world, "uploaded")).await.ok(201);
     let sha256 = "b18f195ae3ac02b34ec58051f579d934d12361eb558ed22a96435cf6fcd18a12";
     assert_eq!(
         timeless(world.record_of("uploaded").await),
         record(
             "uploaded",
             &json!({
-                "operation": "adjuntar_imagen", "outcome": "done", "upstream_status": 201,
-                "image_sha256": sha256, "image_bytes": 40678
+                "operation": "adjuntar_imagen", "proceso": "antes", "outcome": "done", "upstream_status": 201,
+                "archivo": archivo["id"], "image_sha256": sha256, "image_bytes": 40678
             })
         )
     );
@@ -142,6 +142,70 @@ async fn a_write_leaves_one_whole_record_of_what_the_erp_made_of_it() {
         )
     );
     assert_eq!(world.audit().await.len(), 7, "one a write");
+}
+
+#[tokio::test]
+async fn a_record_says_which_of_the_erps_files_a_photo_became_and_how_that_is_known() {
+    let world = World::start().await;
+    let _time = world.time_flies();
+    let silent = Faults {
+        accept_then_hang: true,
+        only: Some(Only {
+            method: Some("POST".to_owned()),
+            path_contains: None,
+        }),
+        ..Faults::default()
+    };
+    let sha256 = "b18f195ae3ac02b34ec58051f579d934d12361eb558ed22a96435cf6fcd18a12";
+    let of_photo = |archivo: &Value, more: Value| {
+        let mut all = json!({
+            "operation": "adjuntar_imagen", "proceso": "antes", "archivo": archivo["id"],
+            "image_sha256": sha256, "image_bytes": 40678
+        });
+        let more = more.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(more);
+        all
+    };
+    world.faults("carper", silent);
+    let archivo = world.send(upload(&world, "seen")).await.ok(201);
+    assert!(archivo["id"].is_u64());
+    assert_eq!(
+        timeless(world.record_of("seen").await),
+        record(
+            "seen",
+            &of_photo(&archivo, json!({"outcome": "done", "found": true}))
+        )
+    );
+    world.faults("carper", Faults::default());
+    let again = world.send(upload(&world, "said-again")).await.ok(201);
+    assert_eq!(again["id"], archivo["id"]);
+    assert_eq!(
+        timeless(world.record_of("said-again").await),
+        record(
+            "said-again",
+            &of_photo(&archivo, json!({"outcome": "replayed"}))
+        )
+    );
+}
+
+#[tokio::test]
+async fn of_a_photo_that_is_changed_both_digests_are_kept() {
+    let world = World::configured("images: {metadata: strip-all}\n").await;
+    let archivo = world.send(upload(&world, "stripped")).await.ok(201);
+    let record = world.record_of("stripped").await;
+    assert_eq!(
+        record["received_sha256"],
+        "b18f195ae3ac02b34ec58051f579d934d12361eb558ed22a96435cf6fcd18a12"
+    );
+    let kept = archivo["id"].as_u64().unwrap();
+    let kept = world.erp.imagen(&with_clave("carper"), kept).unwrap();
+    let sent = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &kept);
+    let sent: String = sent.as_ref().iter().map(|it| format!("{it:02x}")).collect();
+    assert_eq!(
+        (&record["image_sha256"], &record["image_bytes"]),
+        (&json!(sent), &json!(kept.len()))
+    );
+    assert_ne!(record["image_sha256"], record["received_sha256"]);
 }
 
 #[tokio::test]

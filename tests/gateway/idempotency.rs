@@ -488,6 +488,16 @@ async fn what_nobody_knows_is_looked_for_before_anything_is_sent_again() {
     assert_eq!(found.header("idempotent-replayed"), "true");
     assert_eq!(world.sent("POST"), 1);
     assert_replayed(&world.upload_keyed("k", sony()).await, &found);
+    // What was learnt by looking is recorded as such, and which file it is.
+    let records = world.audit().await;
+    let replayed: Vec<_> = records
+        .iter()
+        .filter(|record| record["outcome"] == "replayed")
+        .map(|record| [&record["found"], &record["archivo"]])
+        .collect();
+    let id = &found.json()["id"];
+    assert_eq!(replayed, [[&json!(true), id], [&Value::Null, id]]);
+    assert!(records[0].get("archivo").is_none() && records[0]["outcome"] == "unknown");
 }
 
 #[tokio::test]

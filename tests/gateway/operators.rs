@@ -1,7 +1,10 @@
 //! What operators see: probes, metrics, the request line, the drain.
 
 use llavero_simulator::{Faults, StatusFault};
-use reqwest::{Method, multipart};
+use reqwest::{
+    Method, multipart,
+    multipart::{Form, Part},
+};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -121,6 +124,8 @@ async fn each_request_leaves_one_line() {
         (&span["tenant"], &span["credential"], &span["sub"]),
         (&json!("carper"), &json!("default"), &json!("ana"))
     );
+    assert_eq!(span["orden"], 11001);
+    assert!(span.get("received_bytes").is_none());
     assert!(line["duration_ms"].is_number() && line["timestamp"].is_string());
 
     let lines = lines_of(
@@ -138,6 +143,27 @@ async fn each_request_leaves_one_line() {
 }
 
 #[tokio::test]
+async fn the_line_of_an_upload_says_for_which_order_and_how_large() {
+    let world = World::start().await;
+    let image = photo("sony-rx1r.jpg");
+    let size = image.len();
+    let form = Form::new()
+        .text("proceso", "antes")
+        .part("imagen", Part::bytes(image));
+    let request = world
+        .request(Method::POST, "/v1/ordenes/11001/imagenes")
+        .header("x-request-id", "line-of-an-upload")
+        .multipart(form);
+    world.send(request).await.ok(201);
+    let lines = leaks::lines_with("line-of-an-upload");
+    let span = &request_line(&lines)["span"];
+    assert_eq!(
+        (&span["orden"], &span["received_bytes"]),
+        (&json!(11001), &json!(size))
+    );
+}
+
+#[tokio::test]
 async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
     let mut world = World::configured("server:\n  drain_delay: 0s\n  shutdown_grace: 0s\n").await;
     world.holds("carper");
@@ -148,7 +174,11 @@ async fn a_change_goes_on_when_its_caller_leaves_and_the_drain_waits_for_it() {
     let leaving = tokio::spawn(leaving.send());
     world.wait_until_received(1).await;
     leaving.abort();
-    world.wait_until_left("caller-who-left").await;
+    let left = world.wait_until_left("caller-who-left").await;
+    assert_eq!(
+        (&left["code"], &left["level"]),
+        (&json!("client-left"), &json!("INFO"))
+    );
     world.shutdown.cancel();
     while TcpStream::connect(world.address()).await.is_ok() {
         tokio::task::yield_now().await;

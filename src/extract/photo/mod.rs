@@ -205,6 +205,7 @@ async fn receive(request: Request, owner: &Owner, intake: &Intake) -> Result<Pho
     imagen.settle();
     let bytes = i64::try_from(imagen.len()).unwrap_or(i64::MAX);
     receiving.set("llavero.image.bytes", bytes);
+    tracing::Span::current().record("received_bytes", bytes);
     drop(receiving);
     let looking = trace.child("image");
     let accepted = intake.images.accept(owner.tenant(), imagen).await;

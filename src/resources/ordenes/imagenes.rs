@@ -149,13 +149,15 @@ pub(super) async fn attach(
         imagen,
         inspected,
         sha256,
+        is_original,
         proceso,
         titulo,
-        ..
     } = photo;
     let (proceso, titulo) = check(proceso.as_deref(), titulo.as_deref())?;
     let image = Image {
+        proceso: PROCESO.name(proceso.into()).unwrap_or_default(),
         sha256: hex(sent),
+        received_sha256: (!is_original).then(|| hex(sha256)),
         bytes: imagen.len(),
     };
     let once = once(
@@ -175,8 +177,15 @@ pub(super) async fn attach(
         mark: titulo.clone(),
         ..once
     };
-    let begun = once::start(&idempotency, &permit, id.get(), Some(once), Some(&image));
-    let claim = match begun.await? {
+    let started = once::start(
+        &idempotency,
+        &permit,
+        id.get(),
+        Some(once),
+        Some(&image),
+        archivo_of,
+    );
+    let claim = match started.await? {
         Start::Send(claim) => claim,
         Start::Made(answer) => return Ok(created(id, answer)),
     };
@@ -306,11 +315,14 @@ fn trace(id: RecordId, titulo: String, sha256: [u8; 32], digest: String) -> Trac
                 .find(|archivo| is_seen(archivo, sighting, &sha256));
             seen.map(|archivo| attached(archivo, &digest)).transpose()
         }),
-        id: |answer| {
-            let answer = std::str::from_utf8(answer).ok()?;
-            Members::read(answer).ok()?.number("id")
-        },
+        id: archivo_of,
     }
+}
+
+/// Which file of the order's an answer of ours is of.
+fn archivo_of(answer: &[u8]) -> Option<u64> {
+    let answer = std::str::from_utf8(answer).ok()?;
+    Members::read(answer).ok()?.number("id")
 }
 
 /// Whether that file is the one that is looked for.

@@ -141,7 +141,7 @@ pub(super) async fn patch(
         also: None,
         shared: None,
     });
-    let claim = match once::start(&idempotency, &permit, id.get(), once, None).await? {
+    let claim = match once::start(&idempotency, &permit, id.get(), once, None, |_| None).await? {
         Start::Send(claim) => claim,
         Start::Made(answer) => return Ok(changed(answer)),
     };

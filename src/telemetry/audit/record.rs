@@ -23,11 +23,15 @@ pub enum Outcome {
     Denied,
 }
 
-/// What an upload's image was.
+/// What an upload's image was, as it is sent to the ERP.
 #[derive(Debug, Clone)]
 pub struct Image {
+    /// Which step of the job it shows, by the API's name.
+    pub proceso: &'static str,
     /// SHA-256 of its bytes, in hex.
     pub sha256: String,
+    /// That of what arrived, where the gateway changed it.
+    pub received_sha256: Option<String>,
     /// Its size in bytes.
     pub bytes: usize,
 }
@@ -53,11 +57,21 @@ pub(super) struct Record {
     pub(super) operation: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) orden: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proceso: Option<&'static str>,
     pub(super) outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) upstream_status: Option<u16>,
+    /// Whether the outcome was learnt by looking at the order, not from an answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) found: bool,
+    /// The ERP's id of the file that the photo became.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) archivo: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) received_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) image_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +79,13 @@ pub(super) struct Record {
 }
 
 impl Record {
+    pub(super) fn show(&mut self, image: Option<&Image>) {
+        self.proceso = image.map(|image| image.proceso);
+        self.received_sha256 = image.and_then(|image| image.received_sha256.clone());
+        self.image_sha256 = image.map(|image| image.sha256.clone());
+        self.image_bytes = image.map(|image| image.bytes);
+    }
+
     /// The line, with its end.
     pub(super) fn line(&self) -> Vec<u8> {
         // Its members are texts and numbers, which can all be written.

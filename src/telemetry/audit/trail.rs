@@ -60,9 +60,13 @@ impl Trail {
             credential: None,
             operation: attempt.operation,
             orden: attempt.orden,
+            proceso: None,
             outcome: Outcome::Unknown,
             code: None,
             upstream_status: None,
+            found: false,
+            archivo: None,
+            received_sha256: None,
             image_sha256: None,
             image_bytes: None,
         };
@@ -115,9 +119,7 @@ impl Trail {
 
     /// Which image it sends, for whatever record is left of it.
     pub fn shows(&self, image: Option<&Image>) {
-        let draft = &mut self.lock().draft;
-        draft.image_sha256 = image.map(|image| image.sha256.clone());
-        draft.image_bytes = image.map(|image| image.bytes);
+        self.lock().draft.show(image);
     }
 
     /// From here on a change of that order is on its way to the ERP, and the record is the
@@ -127,8 +129,7 @@ impl Trail {
         state.ended = true;
         let mut record = state.draft.clone();
         record.orden = Some(orden);
-        record.image_sha256 = image.map(|image| image.sha256.clone());
-        record.image_bytes = image.map(|image| image.bytes);
+        record.show(image);
         Taken {
             log: self.0.log.clone(),
             clock: self.0.clock.clone(),
@@ -171,6 +172,20 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// Which of the ERP's files the photo became.
+    pub fn is_archivo(&mut self, id: Option<u64>) {
+        if let Some(record) = &mut self.record {
+            record.archivo = id;
+        }
+    }
+
+    /// The outcome was learnt by looking at the order.
+    pub fn was_found(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.found = true;
+        }
+    }
+
     /// Leaves the record. `code` is the problem that the caller is told.
     pub fn end(
         mut self,
