@@ -14,7 +14,6 @@ const THUMBNAIL: u16 = 0x0201;
 const THUMBNAIL_LENGTH: u16 = 0x0202;
 const EXIF_DIRECTORY: u16 = 0x8769;
 const INTEROPERABILITY_DIRECTORY: u16 = 0xA005;
-const MAKER_NOTE: u16 = 0x927C;
 
 /// Of the first directory: the camera, the time, who, and how pixels are laid out and meant.
 const MAIN: &[RangeInclusive<u16>] = &[
@@ -163,13 +162,6 @@ pub(super) fn orientation(tiff: &[u8]) -> Option<u16> {
         Value::Bytes(number) => tiff.order.u16(number),
         _ => None,
     }
-}
-
-/// Whether there is a maker note.
-pub(super) fn has_maker_note(tiff: &[u8]) -> bool {
-    Tiff::open(tiff)
-        .and_then(|(tiff, directory)| tiff.sub_directory(&directory, EXIF_DIRECTORY))
-        .is_some_and(|photo| photo.entries.iter().any(|entry| entry.tag == MAKER_NOTE))
 }
 
 /// The next even place, which is where values and directories begin.
@@ -490,7 +482,6 @@ mod tests {
             let block = block(&entries, &at.to_le_bytes());
             let rewritten = Rewritten::without_location(&block).expect("has an orientation");
             assert!(rewritten.within(1000).is_some(), "{at}");
-            assert!(!has_maker_note(&block));
         }
     }
 

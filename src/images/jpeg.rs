@@ -2,9 +2,7 @@
 
 use std::{iter, ops::Range};
 
-use memchr::memmem;
-
-use super::{Unusable, exif, foreign, inspect::Size, trailer};
+use super::{Unusable, foreign, inspect::Size, trailer};
 
 pub(super) const APP0: u8 = 0xE0;
 pub(super) const APP1: u8 = 0xE1;
@@ -130,8 +128,6 @@ pub(super) struct Image {
     pub size: Size,
     /// Where its end marker ends.
     pub end: usize,
-    /// Whether it says that others follow, as cameras do.
-    pub announces_more: bool,
 }
 
 /// Walks through the image that begins there.
@@ -142,7 +138,6 @@ pub(super) fn walk(bytes: &[u8], from: usize, max_pixels: u64) -> Result<Image, 
     let mut at = from + START.len();
     let mut size = None;
     let mut scans = 0;
-    let mut announces_more = false;
     loop {
         let piece = piece(bytes, at).ok_or(Unusable::Damaged)?;
         let payload = &bytes[piece.payload.clone()];
@@ -151,7 +146,6 @@ pub(super) fn walk(bytes: &[u8], from: usize, max_pixels: u64) -> Result<Image, 
                 return Ok(Image {
                     size: size.ok_or(Unusable::Damaged)?,
                     end: piece.end,
-                    announces_more,
                 });
             }
             START_OF_SCAN => {
@@ -168,10 +162,7 @@ pub(super) fn walk(bytes: &[u8], from: usize, max_pixels: u64) -> Result<Image, 
             END | 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
                 return Err(Unusable::Damaged);
             }
-            marker => {
-                foreign::check(payload)?;
-                announces_more |= announces(marker, payload);
-            }
+            _ => foreign::check(payload)?,
         }
         at = piece.end;
     }
@@ -191,21 +182,6 @@ fn frame_size(header: &[u8], max_pixels: u64) -> Result<Size, Unusable> {
     )
 }
 
-/// Previews, gain maps and depth maps are announced in a multi-picture index (CIPA DC-007), in
-/// Google's containers, or in maker notes.
-fn announces(marker: u8, payload: &[u8]) -> bool {
-    match marker {
-        APP2 => payload.starts_with(b"MPF\0"),
-        APP1 => match payload.strip_prefix(EXIF) {
-            Some(tiff) => exif::has_maker_note(tiff),
-            None => [&b"ns.google.com/photos/"[..], b"ns.adobe.com/hdr-gain-map/"]
-                .iter()
-                .any(|namespace| memmem::find(payload, namespace).is_some()),
-        },
-        _ => false,
-    }
-}
-
 /// Whether a file is a JPEG.
 pub(super) fn inspect(bytes: &[u8], max_pixels: u64) -> Result<Size, Unusable> {
     let image = walk(bytes, 0, max_pixels)?;
@@ -214,7 +190,7 @@ pub(super) fn inspect(bytes: &[u8], max_pixels: u64) -> Result<Size, Unusable> {
     if is_comment && foreign::ends_comment(bytes) {
         return Err(Unusable::Polyglot);
     }
-    trailer::check(bytes, image.end, image.announces_more)?;
+    trailer::check(bytes, image.end, true)?;
     Ok(image.size)
 }
 

@@ -69,6 +69,9 @@ pub enum Unusable {
     /// The end is missing, or the header can't be read.
     #[error("the image is incomplete or damaged")]
     Damaged,
+    /// A chunk of a PNG has another CRC than its bytes.
+    #[error("the image's chunk {} is damaged", .0.escape_ascii())]
+    Chunk([u8; 4]),
     /// More pixels than allowed.
     #[error("the image has {0} pixels")]
     TooManyPixels(u64),

@@ -55,6 +55,20 @@ pub(super) fn framed(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     framed
 }
 
+/// Whether a chunk is as it was written, where it has a part in the picture (W3C PNG §5.3, §5.4). Programs that change
+/// what only describes the picture have been careless with its CRC.
+fn check_crc(bytes: &[u8], chunk: &Chunk) -> Result<(), Unusable> {
+    // It covers the type too.
+    let is_whole = || {
+        let crc = crc32fast::hash(&bytes[chunk.start + 4..chunk.data.end]);
+        bytes[chunk.data.end..chunk.end] == crc.to_be_bytes()
+    };
+    if chunk.kind[0].is_ascii_uppercase() && !is_whole() {
+        return Err(Unusable::Chunk(chunk.kind));
+    }
+    Ok(())
+}
+
 /// Whether a file is a PNG.
 pub(super) fn inspect(bytes: &[u8], max_pixels: u64) -> Result<Size, Unusable> {
     let first = chunk(bytes, SIGNATURE).ok_or(Unusable::Damaged)?;
@@ -63,6 +77,7 @@ pub(super) fn inspect(bytes: &[u8], max_pixels: u64) -> Result<Size, Unusable> {
     let mut has_pixels = false;
     loop {
         let chunk = chunk(bytes, at).ok_or(Unusable::Damaged)?;
+        check_crc(bytes, &chunk)?;
         match &chunk.kind {
             b"IHDR" => return Err(Unusable::Damaged),
             b"IDAT" => has_pixels |= !chunk.data.is_empty(),
@@ -80,11 +95,10 @@ pub(super) fn inspect(bytes: &[u8], max_pixels: u64) -> Result<Size, Unusable> {
 
 fn header_size(bytes: &[u8], first: &Chunk, max_pixels: u64) -> Result<Size, Unusable> {
     let header = &bytes[first.data.clone()];
-    // A CRC covers the type too.
-    let crc = crc32fast::hash(&bytes[first.start + 4..first.data.end]);
-    if first.kind != *b"IHDR" || bytes[first.data.end..first.end] != crc.to_be_bytes() {
+    if first.kind != *b"IHDR" {
         return Err(Unusable::Damaged);
     }
+    check_crc(bytes, first)?;
     let &[w1, w2, w3, w4, h1, h2, h3, h4, depth, colour, 0, 0, 0 | 1] = header else {
         return Err(Unusable::Damaged);
     };

@@ -231,12 +231,65 @@ fn what_is_something_else_too_is_refused() {
             "{name} with padding"
         );
     }
-    // An image that the first doesn't announce.
+    let another = photo("makers/GPS.jpg");
+    for name in ["made/everywhere.png", "coffee.webp"] {
+        let both = [&photo(name)[..], &another].concat();
+        assert_eq!(looked_at(&both), Err(Unusable::Polyglot), "{name}");
+    }
+}
+
+#[test]
+fn jpegs_stand_behind_a_jpeg_whole_whether_or_not_it_says_so() {
     let clean = photo("no-exif.jpg");
-    assert_eq!(
-        looked_at(&[&clean[..], &photo("makers/GPS.jpg")].concat()),
-        Err(Unusable::Polyglot)
-    );
+    let another = photo("makers/GPS.jpg");
+    let another = &another[..end(&another)];
+    for between in [&b""[..], &[0; 3000], b"\r\n"] {
+        let both = [&clean[..], between, another, between, another].concat();
+        assert_eq!(looked_at(&both), looked_at(&clean));
+        check(&both);
+        let (left, _) = stripped(&both, Metadata::StripLocation).expect("is a photo");
+        let (alone, _) = stripped(&clean, Metadata::StripLocation).expect("is a photo");
+        assert!(left == alone, "they have metadata of their own, and go");
+        let cut = &both[..both.len() - 10];
+        assert_eq!(looked_at(cut), Err(Unusable::Damaged));
+        let page = [&both[..], b"<script>alert(1)</script>"].concat();
+        assert_eq!(looked_at(&page), Err(Unusable::Polyglot));
+    }
+}
+
+#[test]
+fn a_png_of_which_a_bit_fell_over_is_refused_and_the_chunk_named() {
+    let image = photo("made/everywhere.png");
+    let flipped = |at: usize| {
+        let mut image = image.clone();
+        image[at] ^= 1;
+        looked_at(&image)
+    };
+    let mut at = png::SIGNATURE;
+    let mut critical = Vec::new();
+    while let Some(chunk) = png::chunk(&image, at) {
+        let is_critical = chunk.kind[0].is_ascii_uppercase();
+        for at in [chunk.data.start, chunk.data.end - 1, chunk.data.end] {
+            // One without data has nothing but its CRC.
+            if is_critical && !(chunk.data.is_empty() && at < chunk.data.end) {
+                assert_eq!(flipped(at), Err(Unusable::Chunk(chunk.kind)), "{chunk:?}");
+            }
+        }
+        if is_critical {
+            critical.push(chunk.kind);
+        } else {
+            // What only describes the picture may be as some program left it.
+            assert!(flipped(chunk.data.end).is_ok(), "{chunk:?}");
+        }
+        at = chunk.end;
+    }
+    critical.dedup();
+    assert_eq!(critical, [*b"IHDR", *b"IDAT", *b"IEND"]);
+    let with_palette = [&image[..33], &png::framed(*b"PLTE", b"abc"), &image[33..]].concat();
+    assert!(looked_at(&with_palette).is_ok());
+    let mut damaged = with_palette;
+    damaged[33 + 8] ^= 1;
+    assert_eq!(looked_at(&damaged), Err(Unusable::Chunk(*b"PLTE")));
 }
 
 #[test]
@@ -465,7 +518,8 @@ fn headers_that_cannot_be_are_refused() {
     };
     for at in 8..33 {
         let found = looked_at(&changed(&png, at));
-        assert_eq!(found, Err(Unusable::Damaged), "a PNG's header at {at}");
+        let is_damaged = matches!(found, Err(Unusable::Damaged | Unusable::Chunk(_)));
+        assert!(is_damaged, "a PNG's header at {at}: {found:?}");
     }
     // VP8X's canvas isn't the picture's, or the file's size another.
     assert!(webp[12..].starts_with(b"VP8X"));

@@ -36,12 +36,12 @@ const VIDEO_BOXES: [&[u8; 4]; 11] = [
     b"udta",
 ];
 
-/// Looks at what is behind an image's end: padding, further JPEGs where they are announced, a
-/// motion photo's video, and what phones and programs append.
+/// Looks at what is behind an image's end: padding, further JPEGs behind a JPEG, a motion photo's video, and what phones
+/// and programs append. Previews, gain maps and depth maps are announced in many ways, or in none.
 ///
 /// # Errors
 /// It is a file of another kind, or is cut off.
-pub(super) fn check(bytes: &[u8], end: usize, more_images: bool) -> Result<(), Unusable> {
+pub(super) fn check(bytes: &[u8], end: usize, is_jpeg: bool) -> Result<(), Unusable> {
     let mut at = end;
     loop {
         at += padding(bytes.get(at..).ok_or(Unusable::Damaged)?);
@@ -49,7 +49,7 @@ pub(super) fn check(bytes: &[u8], end: usize, more_images: bool) -> Result<(), U
         if rest.is_empty() {
             return Ok(());
         }
-        if more_images && rest.starts_with(&jpeg::START) {
+        if is_jpeg && rest.starts_with(&jpeg::START) {
             at = jpeg::walk(bytes, at, u64::MAX)?.end;
         } else if rest.get(4..8) == Some(b"ftyp") {
             at += video(rest)?;

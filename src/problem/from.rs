@@ -376,6 +376,13 @@ impl Problem {
                 "The part `imagen` is incomplete or damaged. Take or export the photo again."
                     .to_owned(),
             ),
+            images::Unusable::Chunk(kind) => (
+                Code::InvalidImage,
+                format!(
+                    "The part `imagen` is damaged: its chunk {} isn't what was written, as its CRC tells. Send the file again; if that happens every time, take or export the photo again.",
+                    kind.escape_ascii()
+                ),
+            ),
             images::Unusable::TooManyPixels(pixels) => (
                 Code::InvalidImage,
                 format!(

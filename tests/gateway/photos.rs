@@ -309,6 +309,38 @@ async fn kept_photos_arrive_as_they_are() {
 }
 
 #[tokio::test]
+async fn jpegs_behind_a_jpeg_are_kept_with_it_and_go_where_metadata_goes() {
+    for (metadata, stays) in [("keep", true), ("strip-location", false)] {
+        let world = World::configured(&format!("images: {{metadata: {metadata}}}\n")).await;
+        let first = photo("no-exif.jpg");
+        let both = [&first[..], &[0; 100], &photo("sony-rx1r.jpg")].concat();
+        let got = through(&world, both.clone()).await;
+        assert_eq!(got == both, stays, "{metadata}");
+        assert!(stays || got.len() <= first.len(), "{metadata}");
+    }
+}
+
+#[tokio::test]
+async fn a_png_that_was_damaged_on_the_way_is_refused() {
+    let world = World::start().await;
+    let mut image = photo("astronaut.png");
+    let middle = image.len() / 2;
+    image[middle] ^= 1;
+    let form = Form::new()
+        .text("proceso", "antes")
+        .part("imagen", Part::bytes(image).file_name("foto.png"));
+    let reply = world.upload(PATH, form).await;
+    let problem = reply.problem(422, "invalid-image");
+    assert_eq!(reply.named(), ["/imagen"]);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("chunk IDAT") && detail.contains("CRC"),
+        "{detail}"
+    );
+    assert!(world.received().is_empty());
+}
+
+#[tokio::test]
 async fn an_image_that_is_something_else_too_is_refused() {
     let world = World::start().await;
     for behind in [
