@@ -1,5 +1,7 @@
 //! Which formats there are, and how they are told apart: by their first bytes.
 
+use imagesize::{Compression, ImageType};
+
 use super::{Unusable, heif};
 
 /// A format that can be configured.
@@ -74,9 +76,40 @@ impl Format {
             ] => Ok(Self::Webp),
             _ if heif::is_heic(bytes) => Ok(Self::Heic),
             _ => match imagesize::image_type(bytes) {
-                Ok(_) => Err(Unusable::Format),
-                Err(_) => Err(Unusable::NotAnImage),
+                // Its word for all that has boxes.
+                Ok(ImageType::Heif(Compression::Unknown)) if !heif::is_image(bytes) => {
+                    Err(Unusable::NotAnImage(what_is(bytes)))
+                }
+                Ok(other) => Err(Unusable::Format(name_of(&other))),
+                Err(_) => Err(Unusable::NotAnImage(what_is(bytes))),
             },
         }
+    }
+}
+
+/// The name of a format that can't be configured.
+fn name_of(other: &ImageType) -> &'static str {
+    match other {
+        ImageType::Bmp => "bmp",
+        ImageType::Gif => "gif",
+        ImageType::Heif(Compression::Av1) => "avif",
+        ImageType::Heif(_) => "heif",
+        ImageType::Ico => "ico",
+        ImageType::Jxl => "jpeg xl",
+        ImageType::Psd => "psd",
+        ImageType::Tiff => "tiff",
+        _ => "another",
+    }
+}
+
+/// What people attach in place of a photo, as its first bytes tell.
+fn what_is(bytes: &[u8]) -> Option<&'static str> {
+    const VIDEO: [&[u8]; 3] = [b"ftyp", b"moov", b"mdat"];
+    let is_video = bytes.get(4..8).is_some_and(|kind| VIDEO.contains(&kind));
+    match bytes {
+        [b'%', b'P', b'D', b'F', ..] => Some("a PDF"),
+        [b'P', b'K', 3, 4, ..] => Some("an archive or an office document"),
+        [b'<', ..] => Some("a page or an SVG"),
+        _ => is_video.then_some("a video"),
     }
 }

@@ -13,8 +13,20 @@ const TOP: [&[u8; 4]; 11] = [
     b"sefd",
 ];
 
+/// Brands of images and image sequences in whatever coding.
+const ANY_CODING: [&[u8; 4]; 2] = [b"mif1", b"msf1"];
+
 /// Whether the first box says so.
 pub(super) fn is_heic(bytes: &[u8]) -> bool {
+    has_brand(bytes, &BRANDS)
+}
+
+/// Whether the first box says that it is an image at all.
+pub(super) fn is_image(bytes: &[u8]) -> bool {
+    has_brand(bytes, &ANY_CODING)
+}
+
+fn has_brand(bytes: &[u8], wanted: &[&[u8; 4]]) -> bool {
     let Some((size, rest)) = bytes.split_first_chunk::<4>() else {
         return false;
     };
@@ -27,7 +39,7 @@ pub(super) fn is_heic(bytes: &[u8]) -> bool {
         return false;
     };
     let mut brands = brands.chunks_exact(4).enumerate();
-    brands.any(|(at, brand)| at != 1 && BRANDS.iter().any(|it| brand == *it))
+    brands.any(|(at, brand)| at != 1 && wanted.iter().any(|it| brand == *it))
 }
 
 /// Whether a file is an HEIC whose boxes add up.

@@ -47,7 +47,7 @@ pub fn inspect(bytes: &[u8], rules: &Rules) -> Result<Inspected, Unusable> {
     }
     let format = Format::announced(bytes)?;
     if !rules.formats.contains(&format) {
-        return Err(Unusable::Format);
+        return Err(Unusable::Format(format.name()));
     }
     let size = match format {
         Format::Jpeg => jpeg::inspect(bytes, rules.max_pixels),

@@ -61,11 +61,11 @@ pub enum Unusable {
     #[error("the file is empty")]
     Empty,
     /// An image, of a format that isn't taken.
-    #[error("the file is an image of a format that isn't taken")]
-    Format,
-    /// Not an image at all.
-    #[error("the file isn't an image")]
-    NotAnImage,
+    #[error("the file is an image of a format that isn't taken: {0}")]
+    Format(&'static str),
+    /// Not an image at all, but that.
+    #[error("the file isn't an image{}{}", if .0.is_some() { " but " } else { "" }, .0.unwrap_or_default())]
+    NotAnImage(Option<&'static str>),
     /// The end is missing, or the header can't be read.
     #[error("the image is incomplete or damaged")]
     Damaged,

@@ -406,17 +406,36 @@ fn formats_that_are_pictures_only_by_name_are_none() {
     for (text, expected) in [
         (
             &b"<svg xmlns='http://www.w3.org/2000/svg' width='10' height='10'/>"[..],
-            Unusable::NotAnImage,
+            Unusable::NotAnImage(Some("a page or an SVG")),
         ),
         (
             b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
-            Unusable::NotAnImage,
+            Unusable::NotAnImage(Some("a page or an SVG")),
         ),
-        (b"<!DOCTYPE html><html><body>", Unusable::NotAnImage),
-        (b"%PDF-1.7 and so on and on", Unusable::NotAnImage),
-        (b"GIF89a\x01\0\x01\0\0\0\0\0\0\0", Unusable::Format),
-        (b"BM\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Unusable::Format),
-        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", Unusable::Format),
+        (
+            b"<!DOCTYPE html><html><body>",
+            Unusable::NotAnImage(Some("a page or an SVG")),
+        ),
+        (
+            b"%PDF-1.7 and so on and on",
+            Unusable::NotAnImage(Some("a PDF")),
+        ),
+        (b"GIF89a\x01\0\x01\0\0\0\0\0\0\0", Unusable::Format("gif")),
+        (b"BM\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Unusable::Format("bmp")),
+        (
+            b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
+            Unusable::Format("avif"),
+        ),
+        (b"II*\0\x08\0\0\0\0\0\0\0", Unusable::Format("tiff")),
+        (
+            b"\0\0\0\x18ftypisom\0\0\0\0mp41isom",
+            Unusable::NotAnImage(Some("a video")),
+        ),
+        (
+            b"PK\x03\x04\x14\0\0\0\0\0",
+            Unusable::NotAnImage(Some("an archive or an office document")),
+        ),
+        (b"a text that is none of those", Unusable::NotAnImage(None)),
         (b"", Unusable::Empty),
         (b"\xff\xd8\xff", Unusable::Damaged),
         (b"\x89PNG\r\n\x1a\n", Unusable::Damaged),

@@ -34,7 +34,7 @@ impl Problem {
             ),
             (Code::UnsupportedMediaType, Asked::Upload) => Self::of_imagen(
                 code,
-                "The part `imagen` is an image of a format that isn't taken here. Send one of: jpeg, png, webp.",
+                "The part `imagen` is an image of a format that isn't taken here: heic. Send one of: jpeg, png, webp. iPhones write it: set the camera to \"Most Compatible\" or let the app make a JPEG of it; the operator may allow heic, too.",
             ),
             (Code::UnsupportedMediaType, _) => Self::new(
                 code,

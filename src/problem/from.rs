@@ -359,18 +359,29 @@ impl Problem {
                 Code::InvalidImage,
                 "The part `imagen` is empty: attach the photo's file.".to_owned(),
             ),
-            images::Unusable::Format => (
-                Code::UnsupportedMediaType,
-                format!(
-                    "The part `imagen` is an image of a format that isn't taken here. Send one of: {formats}."
-                ),
-            ),
-            images::Unusable::NotAnImage => (
-                Code::InvalidImage,
-                format!(
-                    "The part `imagen` isn't an image, whatever its name says. Send one of: {formats}."
-                ),
-            ),
+            images::Unusable::Format(name) => {
+                let remedy = match name {
+                    "heic" | "heif" => {
+                        " iPhones write it: set the camera to \"Most Compatible\" or let the app make a JPEG of it; the operator may allow heic, too."
+                    }
+                    _ => "",
+                };
+                (
+                    Code::UnsupportedMediaType,
+                    format!(
+                        "The part `imagen` is an image of a format that isn't taken here: {name}. Send one of: {formats}.{remedy}"
+                    ),
+                )
+            }
+            images::Unusable::NotAnImage(what) => {
+                let but = what.map(|what| format!(" but {what}")).unwrap_or_default();
+                (
+                    Code::InvalidImage,
+                    format!(
+                        "The part `imagen` isn't an image{but}, whatever its name says. Send one of: {formats}."
+                    ),
+                )
+            }
             images::Unusable::Damaged => (
                 Code::InvalidImage,
                 "The part `imagen` is incomplete or damaged. Take or export the photo again."

@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{World, photo, with_clave};
+use crate::harness::{World, leaks, photo, with_clave};
 
 const PATH: &str = "/v1/ordenes/11001/imagenes";
 
@@ -129,6 +129,12 @@ async fn an_image_is_known_by_its_bytes() {
         let detail = reply.json()["detail"].as_str().unwrap().to_owned();
         if status == 415 {
             assert!(detail.contains("jpeg, png, webp"), "{detail}");
+            let found = name.rsplit('.').next().unwrap();
+            assert!(detail.contains(&format!(": {found}.")), "{detail}");
+            let is_heic = found == "heic";
+            assert_eq!(detail.contains("Most Compatible"), is_heic, "{detail}");
+            let told = format!("isn't taken: {found}");
+            leaks::line_with(&told, |line| line["code"] == code).await;
         }
     }
     let empty = Form::new()

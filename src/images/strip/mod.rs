@@ -40,7 +40,7 @@ pub fn strip(image: &mut [u8], format: Format, metadata: Metadata) -> Result<Str
         Format::Png => png::strip(image, exif, metadata),
         Format::Webp => webp::strip(image, exif),
         // The configuration doesn't let it get here.
-        Format::Heic => Err(Unusable::Format),
+        Format::Heic => Err(Unusable::Format(format.name())),
     }
 }
 
