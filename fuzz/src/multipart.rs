@@ -15,9 +15,10 @@ use futures_util::Stream;
 use http::{HeaderValue, header::CONTENT_TYPE};
 use llavero::{
     clock::Clock,
-    extract::{Intake, Patience, Photo},
+    extract::{Intake, Patience, Photo, Texts},
     images::{self, Format, Images, Metadata, Rules},
     in_flight::{Budget, Owner},
+    problem::FieldError,
 };
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
@@ -72,6 +73,24 @@ struct Accepted {
     imagen: Bytes,
     proceso: Option<String>,
     titulo: Option<String>,
+}
+
+/// Texts as they came.
+struct Plain {
+    proceso: Option<String>,
+    titulo: Option<String>,
+}
+
+impl Texts for Plain {
+    fn read(proceso: Option<&str>, titulo: Option<&str>) -> Result<Self, Vec<FieldError>> {
+        if proceso.is_none() {
+            return Err(vec![FieldError::body("proceso", "is missing")]);
+        }
+        Ok(Self {
+            proceso: proceso.map(str::to_owned),
+            titulo: titulo.map(str::to_owned),
+        })
+    }
 }
 
 /// A body that arrives in pieces; an empty one is a moment in which nothing has arrived.
@@ -180,7 +199,7 @@ fn sent(content_type: &HeaderValue, pieces: VecDeque<Bytes>) -> Outcome {
         .expect("a request");
     let tenant = "carper".parse().expect("is an id");
     let owner = Owner::new(tenant, "https://issuer".into(), "ana".into());
-    match RUNTIME.block_on(Photo::receive(request, &owner, &INTAKE)) {
+    match RUNTIME.block_on(Photo::<Plain>::receive(request, &owner, &INTAKE)) {
         Ok(photo) => {
             let inspected = images::inspect(&photo.imagen, INTAKE.images.rules());
             assert_eq!(inspected, Ok(photo.inspected));
@@ -188,8 +207,8 @@ fn sent(content_type: &HeaderValue, pieces: VecDeque<Bytes>) -> Outcome {
             assert!(photo.is_original && photo.sha256 == digest.as_ref());
             Outcome::Accepted(Accepted {
                 imagen: photo.imagen,
-                proceso: photo.proceso,
-                titulo: photo.titulo,
+                proceso: photo.texts.proceso,
+                titulo: photo.texts.titulo,
             })
         }
         Err(problem) => {

@@ -35,17 +35,22 @@ pub(super) struct Limit<'a> {
     pub field: Option<&'a str>,
 }
 
+/// A size in the largest unit that it is whole in.
+pub(super) fn in_words(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        _ if bytes >= MIB && bytes.is_multiple_of(MIB) => {
+            format!("{} MiB ({bytes} bytes)", bytes / MIB)
+        }
+        _ if bytes.is_multiple_of(1024) => format!("{} KiB ({bytes} bytes)", bytes / 1024),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
 impl Limit<'_> {
     pub(super) fn exceeded(self) -> Problem {
-        const MIB: u64 = 1 << 20;
         let bytes = self.bytes;
-        let size = match bytes {
-            _ if bytes >= MIB && bytes.is_multiple_of(MIB) => {
-                format!("{} MiB ({bytes} bytes)", bytes / MIB)
-            }
-            _ if bytes.is_multiple_of(1024) => format!("{} KiB ({bytes} bytes)", bytes / 1024),
-            _ => format!("{bytes} bytes"),
-        };
+        let size = in_words(bytes);
         let problem = match self.field {
             None => Problem::new(
                 Code::PayloadTooLarge,

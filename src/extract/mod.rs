@@ -16,5 +16,5 @@ pub use idempotency::{IDEMPOTENCY_KEY, Keyed};
 pub use json::JsonObject;
 pub use pace::Patience;
 pub use path::{Id, RecordId};
-pub use photo::{Intake, MULTIPART_OVERHEAD, Photo};
+pub use photo::{Intake, MULTIPART_OVERHEAD, Photo, Texts};
 pub use query::{NoParameters, Parameters, Query, Values};

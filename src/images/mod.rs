@@ -171,6 +171,14 @@ impl Images {
         })
     }
 
+    /// Only inspects an image, which isn't to be taken.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub async fn look(&self, tenant: &TenantId, image: Buffer) -> Result<(), Unusable> {
+        self.inspected(tenant, image).await.map(drop)
+    }
+
     async fn inspected(
         &self,
         tenant: &TenantId,

@@ -21,8 +21,8 @@ use utoipa::ToSchema;
 pub use catalog::Code;
 pub use example::Asked;
 
-/// No form has so many fields.
-const MOST_ERRORS: usize = 25;
+/// How many wrong fields are told at most: no form has so many.
+pub const MOST_ERRORS: usize = 25;
 
 /// One failure, ready to be told.
 #[derive(Debug, Clone)]
@@ -37,7 +37,8 @@ pub struct Problem {
 /// One field or parameter that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// Where in the JSON body, as a JSON Pointer (RFC 6901), or `/` and the name of a form field.
+    /// Where in the JSON body, as a JSON Pointer (RFC 6901); of a form, `/` and the name of a field, or `/parts/` and the
+    /// number of a part, from 1, whose name can't be read. Empty where it is the body as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "/status")]
     pointer: Option<String>,
@@ -64,6 +65,12 @@ impl FieldError {
             parameter: None,
             detail: detail.into(),
         }
+    }
+
+    /// Whether both are of the same field.
+    #[must_use]
+    pub fn is_at_the_place_of(&self, other: &Self) -> bool {
+        (&self.pointer, &self.parameter) == (&other.pointer, &other.parameter)
     }
 
     /// A query or path parameter, or a header.
@@ -137,6 +144,19 @@ impl Problem {
     pub fn with_errors(mut self, mut errors: Vec<FieldError>) -> Self {
         errors.truncate(MOST_ERRORS);
         self.errors = errors;
+        self
+    }
+
+    /// Names other fields that are wrong as well.
+    #[must_use]
+    pub fn and_errors(mut self, more: Vec<FieldError>) -> Self {
+        if !more.is_empty() {
+            self.detail
+                .to_mut()
+                .push_str(" It isn't the only field that is wrong: `errors` has them all.");
+            self.errors.extend(more);
+            self.errors.truncate(MOST_ERRORS);
+        }
         self
     }
 

@@ -382,6 +382,116 @@ async fn one_unknown_or_repeated_part_is_told_and_nothing_that_is_not_true() {
 }
 
 #[tokio::test]
+async fn all_that_is_wrong_is_told_at_once() {
+    let world = World::start().await;
+    let truncated = || Part::bytes(photo("truncated.jpg")).file_name("foto.jpg");
+    let long = "a".repeat(201);
+    let form = Form::new()
+        .text("proceso", "xx")
+        .text("titulo", long.clone())
+        .part("imagen", truncated());
+    let reply = world.upload(PATH, form).await;
+    let problem = reply.problem(422, "invalid-image");
+    assert_eq!(reply.named(), ["/imagen", "/proceso", "/titulo"]);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("isn't the only field"), "{detail}");
+
+    let form = Form::new()
+        .text("foto", "x")
+        .text("proceso", "xx")
+        .text("proceso", "antes")
+        .part("imagen", Part::bytes(photo("iphone.heic")));
+    let reply = world.upload(PATH, form).await;
+    reply.problem(415, "unsupported-media-type");
+    assert_eq!(reply.named(), ["/imagen", "/foto", "/proceso"]);
+
+    let form = Form::new()
+        .text("proceso", "xx")
+        .text("titulo", long)
+        .part("imagen", file("sony-rx1r.jpg"));
+    let reply = world.upload(PATH, form).await;
+    let problem = reply.problem(422, "validation-failed");
+    assert_eq!(reply.named(), ["/proceso", "/titulo"]);
+    let told = problem["errors"][0]["detail"].as_str().unwrap();
+    assert!(told.contains("antes, durante, despues"), "{told}");
+
+    let mut form = Form::new();
+    for number in 0..2000 {
+        form = form.text(format!("otra-{number}"), "x");
+    }
+    let reply = world.upload(PATH, form).await;
+    reply.problem(422, "validation-failed");
+    let named: Vec<_> = (0..25).map(|number| format!("/otra-{number}")).collect();
+    assert_eq!(reply.named(), named);
+    assert!(world.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_isnt_told_as_a_photo_that_is() {
+    let world = World::configured("images: {max_bytes: 1MiB}\n").await;
+    let body = |behind: usize| {
+        let image = photo("sony-rx1r.jpg");
+        let head = "--b\r\nContent-Disposition: form-data; name=\"proceso\"\r\n\r\nantes\r\n--b\r\n\
+                    Content-Disposition: form-data; name=\"imagen\"; filename=\"f\"\r\n\r\n";
+        [
+            head.as_bytes(),
+            &image,
+            b"\r\n--b--\r\n",
+            &vec![b' '; behind],
+        ]
+        .concat()
+    };
+    let post = |behind| {
+        let request = world.request(Method::POST, PATH).body(body(behind));
+        request.header("content-type", "multipart/form-data; boundary=b")
+    };
+    world.send(post(1000)).await.ok(201);
+    let reply = world.send(post(2 << 20)).await;
+    let problem = reply.problem(413, "payload-too-large");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("The body is too large"), "{detail}");
+    assert!(
+        detail.contains("1048576") && detail.contains("65536"),
+        "{detail}"
+    );
+    assert_eq!(reply.named(), ["/imagen"], "whose limit it is");
+}
+
+#[tokio::test]
+async fn a_form_whose_lines_end_in_two_ways_is_told_so() {
+    let world = World::start().await;
+    for (first, then) in [("\r\n", "\n"), ("\n", "\r\n")] {
+        let part = |name: &str, end: &str| {
+            format!("--b{end}Content-Disposition: form-data; name=\"{name}\"{end}{end}")
+        };
+        let body = [
+            part("proceso", first).as_bytes(),
+            b"antes",
+            then.as_bytes(),
+            part("imagen", then).as_bytes(),
+            &photo("sony-rx1r.jpg"),
+            format!("{then}--b--{then}").as_bytes(),
+        ]
+        .concat();
+        let request = world.request(Method::POST, PATH).body(body);
+        let request = request.header("content-type", "multipart/form-data; boundary=b");
+        let reply = world.send(request).await;
+        let problem = reply.problem(400, "malformed-body");
+        assert_eq!(reply.named(), ["/proceso"]);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("CRLF and LF"), "{detail}");
+    }
+    // A long text is just that.
+    let form = Form::new()
+        .text("proceso", "-- b\r\n".repeat(1000))
+        .part("imagen", file("sony-rx1r.jpg"));
+    world
+        .upload(PATH, form)
+        .await
+        .problem(413, "payload-too-large");
+}
+
+#[tokio::test]
 async fn what_has_no_part_where_one_should_be_ends_soon() {
     let world = World::start().await;
     let endless_head = format!("--b\r\nX: {}", "a".repeat(2 << 20));

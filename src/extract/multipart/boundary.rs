@@ -1,6 +1,9 @@
 //! The boundary that a `Content-Type` names.
 
-use super::parameters;
+use super::{
+    delimiter::{Delimiter, Found},
+    parameters,
+};
 
 /// The longest boundary (RFC 2046 §5.1.1).
 pub(in crate::extract) const MAX_BOUNDARY: usize = 70;
@@ -57,6 +60,12 @@ impl Boundary {
             all if !all.iter().copied().all(may_be_in_one) => Err(InvalidBoundary::Characters),
             _ => Ok(Self(boundary)),
         }
+    }
+
+    /// Whether a delimiter's line stands in that content, however its lines end.
+    pub(in crate::extract) fn has_line_in(&self, content: &[u8]) -> bool {
+        let found = Delimiter::first(self).find(content);
+        matches!(found, Found::Line { .. })
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

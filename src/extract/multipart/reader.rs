@@ -42,6 +42,8 @@ pub(in crate::extract) struct Reader {
     boundary: Boundary,
     delimiter: Delimiter,
     state: State,
+    /// How many parts have begun.
+    parts: usize,
     /// Bytes of which it isn't clear yet whether they are the beginning of a delimiter's line: fewer
     /// than its longest has.
     held: Vec<u8>,
@@ -85,6 +87,7 @@ impl Reader {
             delimiter: Delimiter::first(&boundary),
             boundary,
             state: State::Preamble(0),
+            parts: 0,
             // Where a body begins, a line does.
             held: LineEnd::Lf.as_bytes().to_vec(),
             given: 0,
@@ -94,6 +97,11 @@ impl Reader {
     /// Whether the form's last delimiter has come. What follows isn't the form's.
     pub(in crate::extract) fn has_ended(&self) -> bool {
         matches!(self.state, State::End)
+    }
+
+    /// The number of the part that is being read, from 1.
+    pub(in crate::extract) const fn part(&self) -> usize {
+        self.parts
     }
 
     /// What comes next in the input, from which it is taken. None where there must be more, and at
@@ -123,7 +131,7 @@ impl Reader {
                     }
                     Step::Taken(bytes) => Ok(Some(Event::Data(&before[..bytes]))),
                     Step::Line(next) => {
-                        self.state = State::behind(next);
+                        self.goes_on(next);
                         Ok(Some(Event::PartEnd))
                     }
                     Step::More => Ok(None),
@@ -155,11 +163,16 @@ impl Reader {
                     if let Next::Part(line_end) = next {
                         self.delimiter = Delimiter::behind_a_part(&self.boundary, line_end);
                     }
-                    self.state = State::behind(next);
+                    self.goes_on(next);
                 }
             }
         }
         Ok(())
+    }
+
+    fn goes_on(&mut self, next: Next) {
+        self.parts += usize::from(matches!(next, Next::Part(_)));
+        self.state = State::behind(next);
     }
 
     fn drop_held(&mut self, bytes: usize) {

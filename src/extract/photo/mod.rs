@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    body::{self, Limit},
+    body::{self, Limit, in_words},
     digest::{self, Broken, Promised, of_form},
     multipart::{Boundary, InvalidBoundary, Malformed, Reader},
     pace::{Cut, Paced, Patience},
@@ -36,9 +36,18 @@ const MAX_EPILOGUE: usize = 64 * 1024;
 /// When an upload comes back that had to make room.
 const MADE_ROOM_RETRY: Duration = Duration::from_secs(10);
 
-/// The parts of an upload. What the texts may be is the resource's business.
+/// What the texts of an upload say, which is the resource's business.
+pub trait Texts: Sized + Send {
+    /// Of the parts `proceso` and `titulo`.
+    ///
+    /// # Errors
+    /// One for each that is wrong, or is missing and must not.
+    fn read(proceso: Option<&str>, titulo: Option<&str>) -> Result<Self, Vec<FieldError>>;
+}
+
+/// An upload.
 #[derive(Debug)]
-pub struct Photo {
+pub struct Photo<T> {
     /// The image's bytes. Their room in the [`Budget`] is given back with the last clone.
     pub imagen: Bytes,
     /// What they are.
@@ -47,10 +56,8 @@ pub struct Photo {
     pub sha256: [u8; 32],
     /// Whether `imagen` is what arrived, byte for byte.
     pub is_original: bool,
-    /// The part `proceso`.
-    pub proceso: Option<String>,
-    /// The part `titulo`.
-    pub titulo: Option<String>,
+    /// What its other parts say.
+    pub texts: T,
 }
 
 /// What uploads are taken in by. Cheap to clone.
@@ -103,7 +110,7 @@ impl From<Cut> for Refused {
     }
 }
 
-impl Photo {
+impl<T: Texts> Photo<T> {
     /// Reads an upload of that owner. Room for it is reserved before its body is read.
     ///
     /// # Errors
@@ -131,8 +138,9 @@ impl Photo {
     }
 }
 
-impl<S> FromRequest<S> for Photo
+impl<T, S> FromRequest<S> for Photo<T>
 where
+    T: Texts,
     S: Send + Sync,
     Intake: FromRef<S>,
 {
@@ -153,7 +161,11 @@ where
     }
 }
 
-async fn receive(request: Request, owner: &Owner, intake: &Intake) -> Result<Photo, Refused> {
+async fn receive<T: Texts>(
+    request: Request,
+    owner: &Owner,
+    intake: &Intake,
+) -> Result<Photo<T>, Refused> {
     let rules = intake.images.rules();
     let (head, body) = request.into_parts();
     let permit = head.extensions.get::<Permit>();
@@ -165,14 +177,17 @@ async fn receive(request: Request, owner: &Owner, intake: &Intake) -> Result<Pho
         && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
         let detail = "The body of an upload is taken as it is: send it without `Content-Encoding`.";
-        let problem = Problem::new(Code::UnsupportedMediaType, detail);
-        return Err(problem.caused_by("the body has a Content-Encoding").into());
+        let error = FieldError::parameter("Content-Encoding", detail);
+        return Err(Problem::new(Code::UnsupportedMediaType, detail)
+            .with_errors(vec![error])
+            .caused_by("the body has a Content-Encoding")
+            .into());
     }
     let promised = Promised::by(&head.headers).map_err(|broken| of_form(&broken))?;
     let limit = rules.max_bytes.saturating_add(MULTIPART_OVERHEAD);
     let length = body::promised(&head.headers);
     if length.is_some_and(|length| length > limit) {
-        return Err(image_limit(rules.max_bytes).exceeded().into());
+        return Err(body_limit(rules.max_bytes).into());
     }
     let most = length.unwrap_or(limit);
     let reserved = intake.budget.reserve(owner, most).await;
@@ -181,8 +196,13 @@ async fn receive(request: Request, owner: &Owner, intake: &Intake) -> Result<Pho
     let ousted = memory.ousted();
     let mut body = Paced::new(body, intake.patience, &intake.clock);
     let mut arriving = Arriving {
+        form: Form::new(
+            rules.max_bytes,
+            memory,
+            promised.representation(),
+            boundary.clone(),
+        ),
         reader: Reader::new(boundary),
-        form: Form::new(rules.max_bytes, memory, promised.representation()),
         promised,
         max_bytes: rules.max_bytes,
         left: usize::try_from(limit).unwrap_or(usize::MAX),
@@ -197,31 +217,53 @@ async fn receive(request: Request, owner: &Owner, intake: &Intake) -> Result<Pho
     leaving.0 = None;
     arrived?;
     let Whole {
-        mut imagen,
-        sha256,
+        imagen,
         proceso,
         titulo,
+        mut wrong,
     } = arriving.finish()?;
+    let texts = match T::read(proceso.as_deref(), titulo.as_deref()) {
+        Ok(texts) => Some(texts),
+        Err(errors) => {
+            wrong.extend(errors, "proceso or titulo isn't valid");
+            None
+        }
+    };
+    let Some((mut imagen, sha256)) = imagen else {
+        return Err(Problem::from(wrong).into());
+    };
     imagen.settle();
     let bytes = i64::try_from(imagen.len()).unwrap_or(i64::MAX);
     receiving.set("llavero.image.bytes", bytes);
     tracing::Span::current().record("received_bytes", bytes);
     drop(receiving);
-    let looking = trace.child("image");
-    let accepted = intake.images.accept(owner.tenant(), imagen).await;
-    drop(looking);
+    let _looking = trace.child("image");
+    let texts = match texts {
+        Some(texts) if wrong.is_empty() => texts,
+        // It isn't taken, but its sender shall learn all that is wrong.
+        _ => {
+            let problem = match intake.images.look(owner.tenant(), imagen).await {
+                Ok(()) => wrong.into(),
+                Err(unusable) => Problem::of_image(unusable, rules).and_errors(wrong.into_errors()),
+            };
+            return Err(problem.into());
+        }
+    };
     let Accepted {
         bytes,
         inspected,
         is_original,
-    } = accepted.map_err(|unusable| Problem::of_image(unusable, rules))?;
+    } = intake
+        .images
+        .accept(owner.tenant(), imagen)
+        .await
+        .map_err(|unusable| Problem::of_image(unusable, rules))?;
     Ok(Photo {
         imagen: bytes.freeze(),
         inspected,
         sha256,
         is_original,
-        proceso,
-        titulo,
+        texts,
     })
 }
 
@@ -288,24 +330,25 @@ impl Arriving {
         } else {
             let (mut within, beyond) = portion.split_at(portion.len().min(self.left));
             self.left -= within.len();
-            while let Some(event) = self.reader.next(&mut within)? {
-                self.form.take(event)?;
+            loop {
+                match self.reader.next(&mut within) {
+                    Ok(Some(event)) => self.form.take(event)?,
+                    Ok(None) => break,
+                    Err(malformed) => return Err(not_a_form(malformed, self.reader.part())),
+                }
             }
             if self.reader.has_ended() {
                 self.behind += within.len() + beyond.len();
             } else if !beyond.is_empty() {
-                return Err(image_limit(self.max_bytes).exceeded());
+                return Err(self.form.refused_or(body_limit(self.max_bytes)));
             }
         }
         match self.behind {
             0..=MAX_EPILOGUE => Ok(Then::ReadOn),
             _ if self.promised.is_empty() => Ok(Then::Stop),
-            _ => Err(Problem::new(
-                Code::MalformedBody,
-                format!(
-                    "More than {MAX_EPILOGUE} bytes stand behind the form's end, so its digest isn't checked. End the body with the form."
-                ),
-            )
+            _ => Err(of_body(format!(
+                "More than {MAX_EPILOGUE} bytes stand behind the form's end, so its digest isn't checked. End the body with the form."
+            ))
             .caused_by("too much stands behind the form's end")),
         }
     }
@@ -314,10 +357,16 @@ impl Arriving {
         self.promised
             .check_with(self.form.digests())
             .map_err(|broken| of_form(&broken))?;
-        if !self.reader.has_ended() {
-            return Err(Problem::new(
+        if self.reader.part() == 0 && !self.reader.has_ended() {
+            return Err(of_type(
                 Code::MalformedBody,
-                "The body ended before the form's last delimiter, `--` and the boundary and `--`. Send the request again; if that happens every time, let your HTTP client write the form itself.",
+                "No part begins in this body: it is empty or no form, or the `boundary` of `Content-Type` isn't the body's. Let your HTTP client write both.".to_owned(),
+            )
+            .caused_by("no part begins in the body"));
+        }
+        if !self.reader.has_ended() {
+            return Err(of_body(
+                "The body ended before the form's last delimiter, `--` and the boundary and `--` on a line that begins as the first one's does. Send the request again; if that happens every time, let your HTTP client write the form itself.".to_owned(),
             )
             .caused_by("the form has no end"));
         }
@@ -329,26 +378,54 @@ fn boundary(headers: &HeaderMap) -> Result<Boundary, Problem> {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let content_type = types.next().map_or(&b""[..], |it| it.as_bytes());
     if types.next().is_some() {
-        return Err(Problem::new(
+        return Err(of_type(
             Code::MalformedBody,
-            "The request has more than one `Content-Type`. Send one.",
+            "The request has more than one `Content-Type`. Send one.".to_owned(),
         )
         .caused_by("more than one Content-Type"));
     }
     Boundary::of(content_type).map_err(|invalid| {
-        let cause = invalid.to_string();
-        match invalid {
-        InvalidBoundary::OtherType => Problem::new(
-            Code::UnsupportedMediaType,
-            "This operation takes `Content-Type: multipart/form-data` with the parts `imagen` and `proceso`, and optionally `titulo`.",
-        ),
-        invalid => Problem::new(
-            Code::MalformedBody,
-            format!("The `Content-Type` {invalid}. Let your HTTP client write that header itself."),
-        ),
-        }
-        .caused_by(format_args!("the Content-Type {cause}"))
+        let problem = match invalid {
+            InvalidBoundary::OtherType => of_type(
+                Code::UnsupportedMediaType,
+                "This operation takes `Content-Type: multipart/form-data` with the parts `imagen` and `proceso`, and optionally `titulo`.".to_owned(),
+            ),
+            invalid => of_type(
+                Code::MalformedBody,
+                format!("The `Content-Type` {invalid}. Let your HTTP client write that header itself."),
+            ),
+        };
+        problem.caused_by(format_args!("the Content-Type {invalid}"))
     })
+}
+
+/// What is wrong with the `Content-Type`.
+fn of_type(code: Code, detail: String) -> Problem {
+    let error = FieldError::parameter("Content-Type", detail.clone());
+    Problem::new(code, detail).with_errors(vec![error])
+}
+
+/// What is wrong with the body as a whole.
+fn of_body(detail: String) -> Problem {
+    let error = FieldError::at(String::new(), detail.clone());
+    Problem::new(Code::MalformedBody, detail).with_errors(vec![error])
+}
+
+/// A body that no photo of the right size needs, whatever fills it.
+fn body_limit(max_bytes: u64) -> Problem {
+    let (imagen, rest) = (in_words(max_bytes), in_words(MULTIPART_OVERHEAD));
+    let error = FieldError::body(
+        "imagen",
+        format!("May have at most {imagen}, and all else in the body {rest}."),
+    );
+    let detail = format!(
+        "The body is too large: the part `imagen` may have at most {imagen}, and all else in it {rest}. Send a smaller photo, or nothing beside the form's parts."
+    );
+    Problem::new(Code::PayloadTooLarge, detail)
+        .with_errors(vec![error])
+        .caused_by(format_args!(
+            "the body has more than {max_bytes} bytes and what a form needs"
+        ))
 }
 
 fn image_limit(max_bytes: u64) -> Limit<'static> {
@@ -358,18 +435,24 @@ fn image_limit(max_bytes: u64) -> Limit<'static> {
     }
 }
 
-impl From<Malformed> for Problem {
-    fn from(malformed: Malformed) -> Self {
-        let detail = match malformed {
-            Malformed::NoPart => format!(
+/// Why a body is no form; `part` is the number of the one that is being read.
+fn not_a_form(malformed: Malformed, part: usize) -> Problem {
+    let problem = match malformed {
+        Malformed::NoPart => of_type(
+            Code::MalformedBody,
+            format!(
                 "In this body {malformed}: the `boundary` of `Content-Type` isn't the body's. Let your HTTP client write both."
             ),
-            Malformed::HeadTooLong | Malformed::Head(_) => format!(
-                "The body isn't well-formed multipart/form-data: {malformed}. Let your HTTP client build it."
-            ),
-        };
-        Self::new(Code::MalformedBody, detail).caused_by(malformed)
-    }
+        ),
+        Malformed::HeadTooLong | Malformed::Head(_) => {
+            let detail = format!(
+                "The body isn't well-formed multipart/form-data: {malformed}. It is part {part}. Let your HTTP client build it."
+            );
+            let error = FieldError::at(format!("/parts/{part}"), detail.clone());
+            Problem::new(Code::MalformedBody, detail).with_errors(vec![error])
+        }
+    };
+    problem.caused_by(malformed)
 }
 
 fn of_part(part: &str, broken: &Broken) -> Problem {
@@ -439,6 +522,16 @@ mod tests {
         Owner::new(tenant, "https://issuer".into(), "ana".into())
     }
 
+    /// Whatever they are.
+    #[derive(Debug)]
+    struct Any;
+
+    impl Texts for Any {
+        fn read(proceso: Option<&str>, _: Option<&str>) -> Result<Self, Vec<FieldError>> {
+            proceso.map(|_| Self).ok_or_else(Vec::new)
+        }
+    }
+
     /// The image of a body that arrives in pieces of that size.
     async fn image(mut body: Bytes, size: usize) -> Option<Bytes> {
         let mut pieces = Vec::new();
@@ -451,7 +544,7 @@ mod tests {
             .body(Body::from_stream(stream::iter(pieces)))
             .expect("a request");
         let owner = owner("carper");
-        let photo = Photo::receive(request, &owner, &intake()).await;
+        let photo = Photo::<Any>::receive(request, &owner, &intake()).await;
         photo.ok().map(|photo| photo.imagen)
     }
 
@@ -471,7 +564,7 @@ mod tests {
                 .body(body)
                 .expect("a request");
             let owner = owner(tenant);
-            Photo::receive(request, &owner, &intake).await
+            Photo::<Any>::receive(request, &owner, &intake).await
         };
         let begins = || {
             let begin = form(0, 400, 0).slice(..500);
@@ -496,7 +589,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_permit_nothing_is_read() {
         let request = Request::new(Body::empty());
-        let problem = Photo::from_request(request, &intake()).await;
+        let problem = Photo::<Any>::from_request(request, &intake()).await;
         assert_eq!(
             problem.map(drop).map_err(|it| it.code()),
             Err(Code::Internal)
@@ -546,7 +639,7 @@ mod tests {
                     .body(Body::from_stream(stream::iter(pieces)))
                     .expect("a request");
                 let owner = owner("carper");
-                let photo = Photo::receive(request, &owner, &intake()).await;
+                let photo = Photo::<Any>::receive(request, &owner, &intake()).await;
                 assert_eq!(photo.is_ok(), is_good, "{behind} in {size}");
                 if let Ok(photo) = photo {
                     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, JPEG);

@@ -24,10 +24,10 @@ use crate::{
     caller::Permit,
     clock::Clock,
     exchange::{Sighting, Trace, Unfit, Write},
-    extract::{Id, Keyed, NoParameters, Photo, Query, RecordId},
+    extract::{Id, Keyed, NoParameters, Photo, Query, RecordId, Texts},
     idempotency::{Fingerprint, IdempotencyKey, Once, Shared, Slot},
     operation::{Effect, Operation, Scope},
-    problem::{Code, FieldError, Problem},
+    problem::{FieldError, Problem},
     resources::{
         members::{Members, to_bytes},
         once::{self, Answer, DedupeWindow, Start, Writing},
@@ -142,7 +142,7 @@ pub(super) async fn attach(
         window,
     }: Writing,
     State(clock): State<Clock>,
-    photo: Photo,
+    photo: Photo<Caption>,
 ) -> Result<Response, Problem> {
     let sent = photo.sent_sha256().await;
     let Photo {
@@ -150,10 +150,8 @@ pub(super) async fn attach(
         inspected,
         sha256,
         is_original,
-        proceso,
-        titulo,
+        texts: Caption { proceso, titulo },
     } = photo;
-    let (proceso, titulo) = check(proceso.as_deref(), titulo.as_deref())?;
     let image = Image {
         proceso: PROCESO.name(proceso.into()).unwrap_or_default(),
         sha256: hex(sent),
@@ -367,34 +365,47 @@ fn is_titled(theirs: &str, ours: &str) -> bool {
     theirs == ours || (theirs.chars().count() >= SHORTEST_CUT && ours.starts_with(theirs))
 }
 
-/// The ERP's code of the step, and the title where one was sent.
-fn check<'a>(
-    proceso: Option<&str>,
-    titulo: Option<&'a str>,
-) -> Result<(u8, Option<String>), Problem> {
-    let mut errors = Vec::new();
-    let proceso = proceso.and_then(|word| PROCESO.code(word.trim()));
-    if proceso.is_none() {
-        errors.push(FieldError::body("proceso", PROCESO.expected));
-    }
-    let titulo: Option<&'a str> = titulo.map(str::trim).filter(|titulo| !titulo.is_empty());
-    if titulo.is_some_and(|titulo| titulo.chars().count() > MAX_TITULO_CHARS) {
-        errors.push(FieldError::body(
-            "titulo",
-            "Must have at most 200 characters.",
-        ));
-    }
-    if titulo.is_some_and(|titulo| titulo.chars().any(is_no_text)) {
-        errors.push(FieldError::body(
-            "titulo",
-            "Must be one line without control characters.",
-        ));
-    }
-    match proceso {
-        Some(proceso) if errors.is_empty() => Ok((proceso, titulo.map(str::to_owned))),
-        _ => Err(Problem::of(Code::ValidationFailed)
-            .with_errors(errors)
-            .caused_by("proceso or titulo isn't valid")),
+/// What is said of a photo.
+#[derive(Debug)]
+pub(super) struct Caption {
+    /// The ERP's code of the step.
+    proceso: u8,
+    /// Where one was sent.
+    titulo: Option<String>,
+}
+
+impl Texts for Caption {
+    fn read(proceso: Option<&str>, titulo: Option<&str>) -> Result<Self, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let code = proceso.and_then(|word| PROCESO.code(word.trim()));
+        match (proceso, code) {
+            (_, Some(_)) => {}
+            (None, None) => errors.push(FieldError::body(
+                "proceso",
+                "Say `antes`, `durante` or `despues`.",
+            )),
+            (Some(_), None) => errors.push(FieldError::body("proceso", PROCESO.expected)),
+        }
+        let titulo = titulo.map(str::trim).filter(|titulo| !titulo.is_empty());
+        if titulo.is_some_and(|titulo| titulo.chars().count() > MAX_TITULO_CHARS) {
+            errors.push(FieldError::body(
+                "titulo",
+                "Must have at most 200 characters.",
+            ));
+        }
+        if titulo.is_some_and(|titulo| titulo.chars().any(is_no_text)) {
+            errors.push(FieldError::body(
+                "titulo",
+                "Must be one line without control characters.",
+            ));
+        }
+        match code {
+            Some(proceso) if errors.is_empty() => Ok(Self {
+                proceso,
+                titulo: titulo.map(str::to_owned),
+            }),
+            _ => Err(errors),
+        }
     }
 }
 
