@@ -314,7 +314,7 @@ async fn a_refused_photo_is_explained_in_the_log() {
         (
             form().part("imagen", part(photo("iphone.heic"))),
             415,
-            "the file is an image of a format that isn't taken",
+            "the file is an image of a format that isn't taken: heic",
         ),
         (
             form().part("imagen", part(b"secreto".to_vec())),
