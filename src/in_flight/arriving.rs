@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,10 +25,10 @@ const LONG: Duration = Duration::from_secs(3);
 /// What takes long and comes more slowly than that is slow, in bytes a second.
 const SLOW: u64 = 64 * 1024;
 
-/// Those that are under way.
+/// Those that are under way, in the order in which they began.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
-    all: HashMap<u64, Entry>,
+    all: BTreeMap<u64, Entry>,
     next: u64,
 }
 
@@ -95,8 +95,8 @@ impl Arriving {
         self.all.remove(&arrival.id);
     }
 
-    /// Ends what has to make room for one that waits: of whose tenants and users hold most first, and of those the slowest.
-    /// None where all that may be ended isn't enough.
+    /// Ends what has to make room for one that waits: of whose tenants and users hold most first, of those the slowest, and
+    /// of equals the one that began first. None where all that may be ended isn't enough.
     pub(super) fn make_room(&self, asked: Asked<'_>, now: Instant, holdings: &Holdings) {
         let long = self.all.values().filter_map(|it| {
             let rate = it.rate_if_long(now)?;
