@@ -1,12 +1,12 @@
-//! The memory of all uploads that are under way (`images.in_flight_bytes`). An upload reserves what
-//! it may need before its body is read, and gives it back when the last handle on its bytes is
-//! dropped, wherever that is. Whose turn it is when there is too little is `waiting.rs`'s rule.
+//! The memory of all uploads that are under way (`images.in_flight_bytes`). An upload reserves what it may need before
+//! its body is read, and gives it back when the last handle on its bytes is dropped, wherever that is. `ledger.rs` keeps
+//! the account; whose turn it is when there is too little is `waiting.rs`'s rule.
 //!
 //! It is shared fairly between tenants, and between the users of each (`holdings.rs`). Uploads that take long make room
 //! for whoever holds less (`arriving.rs`): else whoever lets many trickle keeps all others out.
 //!
-//! What it left is kept for the next ones for a moment (`spares.rs`), within the same bound: it goes as soon as its room
-//! is needed.
+//! The memory of an upload that is over is kept for the next ones for a moment (`spares.rs`), within the same bound: it
+//! is freed as soon as its room is needed.
 //!
 //! Bodies that are read whole have a bound of their own (`bodies.rs`).
 
@@ -14,7 +14,9 @@ mod arriving;
 mod bodies;
 mod buffer;
 mod holdings;
+mod ledger;
 mod memory;
+mod refused;
 mod spares;
 mod waiting;
 
@@ -24,23 +26,21 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry as MetricRegistry,
-};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry as MetricRegistry};
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock::Clock;
 
-use arriving::{Arrival, Arriving, Asked};
 pub use bodies::{Bodies, Crowded, Share};
 pub use buffer::Buffer;
-use holdings::Holdings;
 pub use holdings::Owner;
+pub use refused::Reason;
+
+use arriving::Arrival;
+use ledger::{Admitted, Ledger};
 use memory::Memory;
-use spares::Spares;
-use waiting::{Ticket, Waiting};
+use refused::Refused;
+use waiting::Ticket;
 
 /// What an upload holds beside its image: what has come and isn't taken yet, and what is encoded and not sent yet.
 pub const BESIDE_IMAGE: u64 = 128 * 1024;
@@ -59,33 +59,15 @@ const SPARED_FOR: Duration = Duration::from_secs(1);
 pub struct Budget(Arc<Parts>);
 
 struct Parts {
-    total: u64,
     /// The largest image.
     largest: usize,
-    /// What one upload may need: so much is only for tenants that have none under way.
-    kept: u64,
     ledger: Mutex<Ledger>,
     /// There is memory that nobody has.
     spared: Notify,
     clock: Clock,
     in_flight: Gauge,
     waiting: Gauge,
-    refused: Family<ReasonLabel, Counter>,
-}
-
-#[derive(Default)]
-struct Ledger {
-    held: u64,
-    holdings: Holdings,
-    arriving: Arriving,
-    /// Beside what is held, and no more than is left of all.
-    spares: Spares,
-    waiting: Waiting<oneshot::Sender<Buffer>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
+    refused: Refused,
 }
 
 /// Why there is no room for an upload.
@@ -107,60 +89,11 @@ pub enum Full {
     NoMemory,
 }
 
-/// Why an upload was ended before it was whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// There was no room for it.
-    Overloaded,
-    /// It came more slowly than `images.min_rate`.
-    TooSlow,
-    /// Nothing came for `images.idle_timeout`.
-    Idle,
-    /// The client left, or its body ended early.
-    Incomplete,
-    /// It was larger than it may be.
-    TooLarge,
-    /// What came is no upload.
-    Malformed,
-}
-
-impl Reason {
-    const ALL: [Self; 6] = [
-        Self::Overloaded,
-        Self::TooSlow,
-        Self::Idle,
-        Self::Incomplete,
-        Self::TooLarge,
-        Self::Malformed,
-    ];
-
-    const fn label(self) -> ReasonLabel {
-        let reason = self.as_str();
-        ReasonLabel { reason }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Overloaded => "overloaded",
-            Self::TooSlow => "too-slow",
-            Self::Idle => "idle",
-            Self::Incomplete => "incomplete",
-            Self::TooLarge => "too-large",
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
 impl Budget {
     /// So many bytes for all uploads, of which one may need so many.
     #[must_use]
     pub fn new(total: u64, largest: u64, clock: Clock, metrics: &mut MetricRegistry) -> Self {
         let (in_flight, waiting) = (Gauge::default(), Gauge::default());
-        let refused = Family::<ReasonLabel, Counter>::default();
-        // Every series is there from the start, so that a first refusal is an increase.
-        for reason in Reason::ALL {
-            let _ = refused.get_or_create(&reason.label());
-        }
         let limit = Gauge::<i64>::default();
         limit.set(i64::try_from(total).unwrap_or(i64::MAX));
         metrics.register(
@@ -178,21 +111,14 @@ impl Budget {
             "Uploads that wait for memory",
             waiting.clone(),
         );
-        metrics.register(
-            "llavero_uploads_refused",
-            "Uploads that were ended before they were whole",
-            refused.clone(),
-        );
         Self(Arc::new(Parts {
-            total,
             largest: usize::try_from(largest).unwrap_or(usize::MAX),
-            kept: largest.saturating_add(BESIDE_IMAGE).min(total),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(Ledger::new(total, largest)),
             spared: Notify::new(),
             clock,
             in_flight,
             waiting,
-            refused,
+            refused: Refused::new(metrics),
         }))
     }
 
@@ -203,19 +129,17 @@ impl Budget {
     /// [`Full`].
     pub async fn reserve(&self, owner: &Owner, bytes: u64) -> Result<Buffer, Full> {
         let begun = self.0.clock.instant();
-        let takes = bytes.saturating_add(BESIDE_IMAGE).min(self.0.total);
         let (sender, mut receiver) = oneshot::channel();
-        let ticket = {
+        let (takes, ticket) = {
             let mut ledger = self.ledger();
-            let (ticket, displaced) = ledger
-                .waiting
-                .push(owner.clone(), takes, sender)
-                .ok_or(Full::Queue)?;
+            let takes = ledger.room.takes(bytes);
+            let queued = ledger.queue(owner, takes, sender);
+            let (ticket, displaced) = queued.ok_or(Full::Queue)?;
             self.tell(&ledger);
             drop(ledger);
-            // Whose it is, is told by that.
+            // That tells whoever waits for it.
             drop(displaced);
-            ticket
+            (takes, ticket)
         };
         let _place = Place {
             budget: self,
@@ -224,14 +148,18 @@ impl Budget {
         self.give_turns();
         // Twice, since what has just begun may take long as well.
         for until in [PATIENCE / 2, PATIENCE] {
-            self.make_room(owner, takes);
+            let now = self.0.clock.instant();
+            self.ledger().make_room(owner, takes, now);
             match self.0.clock.before(begun + until, &mut receiver).await {
                 Some(Ok(buffer)) => return self.with_memory(buffer, bytes),
                 Some(Err(_)) => return Err(Full::Queue),
                 None => {}
             }
         }
-        Err(self.why_full(takes))
+        Err(match self.ledger().room.has(takes) {
+            true => Full::Kept,
+            false => Full::Taken,
+        })
     }
 
     fn with_memory(&self, buffer: Buffer, bytes: u64) -> Result<Buffer, Full> {
@@ -240,33 +168,9 @@ impl Budget {
             .map_err(|_| Full::NoMemory)
     }
 
-    /// Has uploads that take long end for one of that owner, where that is fair.
-    fn make_room(&self, owner: &Owner, takes: u64) {
-        let ledger = self.ledger();
-        let kept = self.0.kept_from(owner, &ledger.holdings);
-        let wanted = ledger.held.saturating_add(takes).saturating_add(kept);
-        let missing = wanted.saturating_sub(self.0.total);
-        let asked = Asked {
-            owner,
-            takes,
-            missing,
-        };
-        let now = self.0.clock.instant();
-        ledger.arriving.make_room(asked, now, &ledger.holdings);
-    }
-
-    fn why_full(&self, takes: u64) -> Full {
-        let held = self.ledger().held;
-        if held.saturating_add(takes) <= self.0.total {
-            Full::Kept
-        } else {
-            Full::Taken
-        }
-    }
-
     /// Counts an upload that was ended.
     pub fn count(&self, reason: Reason) {
-        self.0.refused.get_or_create(&reason.label()).inc();
+        self.0.refused.count(reason);
     }
 
     /// Gives memory back to the system that nobody has taken for a while. Without end.
@@ -292,36 +196,19 @@ impl Budget {
     fn give_turns(&self) {
         loop {
             let mut ledger = self.ledger();
-            let Ledger {
-                held,
-                holdings,
-                arriving,
-                spares,
-                waiting,
-            } = &mut *ledger;
-            let next = waiting.pop_if(
-                |owner| holdings.of(owner),
-                |owner, takes| {
-                    let kept = self.0.kept_from(owner, holdings);
-                    held.saturating_add(takes).saturating_add(kept) <= self.0.total
-                },
-            );
-            let Some((owner, bytes, sender)) = next else {
+            let Some(admitted) = ledger.admit(self.0.clock.instant()) else {
                 return;
             };
-            // What takes more than was asked for counts as what it takes, which is for when there is plenty.
-            let plenty = (self.0.total / 2).saturating_sub(held.saturating_add(BESIDE_IMAGE));
-            let image = bytes.saturating_sub(BESIDE_IMAGE);
-            let left = spares.take(image, plenty.min(image.saturating_mul(2)));
-            let takes = left.as_ref().map_or(0, Memory::touched);
-            let bytes = bytes.max(takes.saturating_add(BESIDE_IMAGE).min(self.0.total));
-            *held += bytes;
-            holdings.begin(&owner, bytes);
-            let arrival = arriving.begin(owner.clone(), bytes, self.0.clock.instant());
-            let gone = spares.beyond(self.0.for_spares(*held));
             self.tell(&ledger);
             drop(ledger);
-            // Before anything is written where there is room now.
+            let Admitted {
+                sender,
+                owner,
+                bytes,
+                arrival,
+                left,
+                gone,
+            } = admitted;
             drop(gone);
             // Who has left gives it back by not taking it. That needs the lock.
             drop(sender.send(Buffer::new(self.clone(), owner, bytes, arrival, left)));
@@ -329,10 +216,9 @@ impl Budget {
     }
 
     /// Takes back room that an upload doesn't need which has arrived.
-    fn arrived(&self, owner: &Owner, bytes: u64, arrival: Option<Arrival>) {
+    fn arrived(&self, owner: &Owner, surplus: u64, arrival: Option<Arrival>) {
         let mut ledger = self.ledger();
-        ledger.give_back(owner, bytes, false);
-        ledger.ends(arrival);
+        ledger.arrived(owner, surplus, arrival);
         self.tell(&ledger);
         drop(ledger);
         self.give_turns();
@@ -340,25 +226,22 @@ impl Budget {
 
     /// Takes back the room of an upload that is over, and its memory.
     fn leave(&self, owner: &Owner, bytes: u64, arrival: Option<Arrival>, left: Option<Memory>) {
+        let has_left = left.is_some();
         let mut ledger = self.ledger();
-        ledger.give_back(owner, bytes, true);
-        ledger.ends(arrival);
-        if let Some(memory) = left {
-            ledger.spares.put(memory);
-            self.0.spared.notify_one();
-        }
-        let room = self.0.for_spares(ledger.held);
-        let gone = ledger.spares.beyond(room);
+        let gone = ledger.leave(owner, bytes, arrival, left);
         self.tell(&ledger);
         drop(ledger);
+        if has_left {
+            self.0.spared.notify_one();
+        }
         drop(gone);
         self.give_turns();
     }
 
     fn tell(&self, ledger: &Ledger) {
-        let held = i64::try_from(ledger.held).unwrap_or(i64::MAX);
+        let held = i64::try_from(ledger.room.held()).unwrap_or(i64::MAX);
         self.0.in_flight.set(held);
-        let waiting = i64::try_from(ledger.waiting.len()).unwrap_or(i64::MAX);
+        let waiting = i64::try_from(ledger.waiting()).unwrap_or(i64::MAX);
         self.0.waiting.set(waiting);
     }
 
@@ -369,9 +252,7 @@ impl Budget {
 
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Budget")
-            .field("total", &self.0.total)
-            .finish_non_exhaustive()
+        f.debug_struct("Budget").finish_non_exhaustive()
     }
 }
 
@@ -384,7 +265,7 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut ledger = self.budget.ledger();
-        let left = ledger.waiting.remove(self.ticket);
+        let left = ledger.unqueue(self.ticket);
         self.budget.tell(&ledger);
         drop(ledger);
         if left {
@@ -402,33 +283,6 @@ impl Parts {
         capacity.map_or(self.largest, |capacity| {
             capacity.min(self.largest).max(bytes)
         })
-    }
-
-    /// What is left is for others, where that owner's tenant has an upload under way.
-    fn kept_from(&self, owner: &Owner, holdings: &Holdings) -> u64 {
-        match holdings.has_none(owner.tenant()) {
-            true => 0,
-            false => self.kept,
-        }
-    }
-
-    /// How much memory may be kept that nobody has, beside what is held: an eighth stays free, for what requests and
-    /// the allocator hold beside images.
-    const fn for_spares(&self, held: u64) -> u64 {
-        (self.total - self.total / 8).saturating_sub(held)
-    }
-}
-
-impl Ledger {
-    fn ends(&mut self, arrival: Option<Arrival>) {
-        if let Some(arrival) = arrival {
-            self.arriving.end(&arrival);
-        }
-    }
-
-    fn give_back(&mut self, owner: &Owner, bytes: u64, is_last: bool) {
-        self.held -= bytes;
-        self.holdings.give_back(owner, bytes, is_last);
     }
 }
 
@@ -492,7 +346,7 @@ mod tests {
         drop(reserved);
         assert_eq!(held(&budget), 0);
         assert!(
-            budget.ledger().holdings.is_empty(),
+            budget.ledger().room.holdings.is_empty(),
             "nothing is left of who is gone"
         );
     }
