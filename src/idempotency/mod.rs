@@ -1,11 +1,12 @@
 //! What is asked once is done once, however often it is sent: the `Idempotency-Key` of a
 //! caller (IETF draft-ietf-httpapi-idempotency-key-header), and equal photos without one.
 //!
-//! A [`Once`] says what makes two requests the same one. [`Idempotency::begin`] gives the first of
-//! them a [`Claim`], which goes with the change to its end and says what became of it; later ones
-//! get its answer, or learn that it runs still or that it was something else. Where nobody knows what became of
-//! a change, the next one gets a claim that says so ([`Claim::earlier`]), and has to look at the ERP first.
+//! A [`Once`] says what makes two requests the same one. [`Idempotency::begin`] gives the first of them a [`Claim`], which
+//! goes with the change to its end and says what became of it; later ones get its answer, or learn that it runs still or
+//! that it was something else. Where nobody knows what became of a change, the next one gets a claim that says so
+//! ([`Claim::earlier`]), and has to look at the ERP first.
 
+mod claim;
 mod key;
 mod memory;
 mod slot;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 
+pub use claim::Claim;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use memory::Memory;
 pub use slot::{Asked, Fingerprint, Holder, Slot};
@@ -190,14 +192,8 @@ impl Idempotency {
             } else {
                 "first"
             });
-            let mut claim = Claim {
-                parts: parts.clone(),
-                once,
-                earlier,
-                sent: None,
-                has_also: false,
-                is_settled: false,
-            };
+            // Where that fails, dropping the claim gives its slot back.
+            let mut claim = Claim::new(parts.clone(), once, earlier);
             claim.has_also = parts.take_also(&claim.once, now).await?;
             return Ok(Begun::First(Box::new(claim)));
         }
@@ -284,185 +280,10 @@ impl Parts {
             tracing::error!(%error, "what became of a write can't be kept: sent again, it may be made twice");
         }
     }
-}
 
-/// Leave to make a change that nobody else makes meanwhile. Dropped unsaid, as by a panic,
-/// its outcome is unknown if it was sent.
-#[must_use]
-pub struct Claim {
-    parts: Arc<Parts>,
-    once: Once,
-    earlier: Option<Attempt>,
-    sent: Option<SystemTime>,
-    /// It has [`Once::also`] while it runs.
-    has_also: bool,
-    is_settled: bool,
-}
-
-impl Claim {
-    /// The attempt before this one, if nobody knows what became of it.
-    #[must_use]
-    pub fn earlier(&self) -> Option<&Attempt> {
-        self.earlier.as_ref()
-    }
-
-    /// By which its trace at the ERP is known: that of the attempt before, where there was one.
-    #[must_use]
-    pub fn mark(&self) -> &str {
-        self.earlier
-            .as_ref()
-            .map_or(&self.once.mark, |earlier| &earlier.mark)
-    }
-
-    /// The answer of the attempt before this one, where another request has meanwhile found that it was made, or made it.
-    pub async fn made_by_another(&self) -> Option<Bytes> {
-        let (parts, earlier) = (&self.parts, self.earlier.as_ref()?);
-        let made = parts.made(&self.once, earlier, parts.clock.wall()).await;
-        // Where the store can't say, the ERP is asked.
-        made.unwrap_or_default()
-    }
-
-    /// It is sent, then and no sooner.
-    pub fn sends(&mut self, at: SystemTime) {
-        self.sent = Some(at);
-    }
-
-    /// It was made, with that answer.
-    pub async fn done(mut self, answer: Bytes) {
-        self.is_settled = true;
-        let now = self.parts.clock.wall();
-        if let Some((slot, fingerprint, keep)) = &self.once.also {
-            let record = Record {
-                fingerprint: *fingerprint,
-                state: State::Done(answer.clone()),
-                until: now + *keep,
-            };
-            self.parts.settle(slot, record).await;
-        }
-        let record = self.once.record(State::Done(answer), now);
-        if let (Some(shared), Some(earlier)) = (&self.once.shared, &self.earlier) {
-            let slot = shared.attempts.of_attempt(earlier);
-            let record = Record {
-                until: now + shared.keep,
-                ..record.clone()
-            };
-            self.parts.settle(&slot, record).await;
-            self.parts.release(&shared.doubt).await;
-        }
-        if self.once.keep.is_zero() {
-            self.parts.release(&self.once.slot).await;
-        } else {
-            self.parts.settle(&self.once.slot, record).await;
-        }
-    }
-
-    /// It certainly wasn't made: the next one is the first.
-    pub async fn not_done(mut self) {
-        self.is_settled = true;
-        self.parts.release(&self.once.slot).await;
-        if let (true, Some((slot, ..))) = (self.has_also, &self.once.also) {
-            self.parts.release(slot).await;
-        }
-    }
-
-    /// Nobody knows whether it was made; where it wasn't sent, nothing more is known than before.
-    pub async fn undecided(mut self) {
-        self.is_settled = true;
-        self.unsaid().keep().await;
-    }
-
-    /// What is known where nothing was said.
-    fn unsaid(&self) -> Unsaid {
-        let (once, now) = (&self.once, self.parts.clock.wall());
-        let attempt = match self.sent {
-            Some(sent) => Some(Attempt {
-                first: self.earlier.as_ref().map_or(sent, |earlier| earlier.first),
-                sent,
-                ended: now,
-                mark: self.mark().to_owned(),
-            }),
-            None => self.earlier.clone(),
-        };
-        let mut records = Vec::new();
-        let mut released = Vec::new();
-        if let Some(attempt) = attempt {
-            let doubt = once.record(State::Doubtful(attempt), now);
-            if let Some((slot, fingerprint, keep)) = &once.also {
-                let record = Record {
-                    fingerprint: *fingerprint,
-                    until: now + *keep,
-                    ..doubt.clone()
-                };
-                records.push((slot.clone(), record));
-            }
-            if let Some(shared) = &once.shared {
-                let record = Record {
-                    until: now + shared.keep,
-                    ..doubt.clone()
-                };
-                records.push((shared.doubt.clone(), record));
-            }
-            if once.keep.is_zero() {
-                released.push(once.slot.clone());
-            } else {
-                records.push((once.slot.clone(), doubt));
-            }
-        } else {
-            let also = once.also.iter().filter(|_| self.has_also);
-            released.extend(also.map(|(slot, ..)| slot.clone()));
-            released.push(once.slot.clone());
-        }
-        Unsaid {
-            parts: self.parts.clone(),
-            records,
-            released,
-        }
-    }
-}
-
-/// What is kept of a claim that said nothing.
-struct Unsaid {
-    parts: Arc<Parts>,
-    records: Vec<(Slot, Record)>,
-    /// What may simply begin anew.
-    released: Vec<Slot>,
-}
-
-impl Unsaid {
-    async fn keep(self) {
-        let Self {
-            parts,
-            records,
-            released,
-        } = self;
-        for (slot, record) in records {
-            parts.settle(&slot, record).await;
-        }
-        for slot in released {
-            parts.release(&slot).await;
-        }
-    }
-}
-
-impl Parts {
     async fn release(&self, slot: &Slot) {
         if let Err(error) = self.store.release(slot).await {
             tracing::error!(%error, "a write that wasn't made can't be released: sent again, it has to wait");
         }
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            let tasks = self.parts.tasks.clone();
-            tasks.spawn(self.unsaid().keep());
-        }
-    }
-}
-
-impl std::fmt::Debug for Claim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Claim").field(&self.once).finish()
     }
 }
