@@ -4,16 +4,14 @@
 use std::{
     collections::HashMap,
     fs,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use llavero_simulator::{TenantSeed, UserSeed};
 use reqwest::{Method, multipart};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::harness::{World, key, leaks, photo, with_clave};
 
@@ -120,7 +118,7 @@ async fn nobody_gets_anything_of_another() {
         .await;
     let flying = world.time_flies_by(Duration::from_millis(4));
     let callers = Arc::new(callers(&world));
-    let left = Arc::new(AtomicUsize::new(requests()));
+    let left = Arc::new(watch::Sender::new(requests()));
     let counts = Arc::new(Mutex::new(HashMap::<&str, usize>::new()));
     let workers = (0..WORKERS).map(|worker| {
         let (world, callers, left, counts) =
@@ -128,12 +126,7 @@ async fn nobody_gets_anything_of_another() {
         tokio::spawn(async move {
             let mut random = fastrand::Rng::with_seed(worker as u64);
             let mut serial = 0_usize;
-            while left
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
-                    left.checked_sub(1)
-                })
-                .is_ok()
-            {
+            while take(&left) {
                 serial += 1;
                 let caller = &callers[random.usize(..callers.len())];
                 let id = format!("iso-{}-{worker}-{serial}", caller.tenant);
@@ -144,7 +137,7 @@ async fn nobody_gets_anything_of_another() {
     });
     let workers: Vec<_> = workers.collect();
     let mut random = fastrand::Rng::with_seed(99);
-    while left.load(Ordering::Acquire) > 0 {
+    while *left.borrow() > 0 {
         change(&world, &mut random, &left).await;
     }
     for worker in workers {
@@ -251,7 +244,7 @@ fn may_see(caller: &Caller, orden: &Value) -> bool {
 
 /// A tenant's file changes: its technicians act as another user who sees the same, it
 /// is wrong, or it goes and comes back.
-async fn change(world: &World, random: &mut fastrand::Rng, left: &AtomicUsize) {
+async fn change(world: &World, random: &mut fastrand::Rng, left: &watch::Sender<usize>) {
     let tenant = tenant(random.usize(..TENANTS));
     let path = world.files().join(format!("tenants/{tenant}.yaml"));
     match random.u32(..4) {
@@ -268,12 +261,20 @@ async fn change(world: &World, random: &mut fastrand::Rng, left: &AtomicUsize) {
     pass(left, TENANTS / 2).await;
 }
 
+/// Takes one of the requests that are left, if any is.
+fn take(left: &watch::Sender<usize>) -> bool {
+    left.send_if_modified(|left| {
+        let is_one = *left > 0;
+        *left -= usize::from(is_one);
+        is_one
+    })
+}
+
 /// Waits until so many more requests have begun, or none is left.
-async fn pass(left: &AtomicUsize, requests: usize) {
-    let until = left.load(Ordering::Acquire).saturating_sub(requests);
-    while left.load(Ordering::Acquire) > until {
-        tokio::task::yield_now().await;
-    }
+async fn pass(left: &watch::Sender<usize>, requests: usize) {
+    let until = left.borrow().saturating_sub(requests);
+    let mut left = left.subscribe();
+    left.wait_for(|left| *left <= until).await.unwrap();
 }
 
 /// The tenant that a request's id names.
