@@ -44,9 +44,9 @@ launch() {
   shift
   set -m
   (
-    SECONDS=0
-    "$@" || exit
-    echo "== $name: $SECONDS s"
+    # What it took, and of processors: which tells more where others use the machine too.
+    TIMEFORMAT="== $name: %0R s, %0U + %0S s of processors"
+    time "$@"
   ) </dev/null &
   set +m
   going_on[$name]=$!
