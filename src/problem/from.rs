@@ -306,7 +306,20 @@ impl Problem {
                 .collect(),
             _ => Vec::new(),
         };
-        let problem = Self::from(error);
+        // What a read can do about it is no help here.
+        let detail = match &error {
+            ExchangeError::Upstream(Failure::Rejected { .. }) => Some(
+                "The ERP refused the request and named no field of it that this gateway knows. Nothing was changed. Check the values; if it goes on, tell the operator the `X-Request-Id`.",
+            ),
+            ExchangeError::Upstream(Failure::RateLimited { .. } | Failure::Paused { .. }) => Some(
+                "The ERP takes no more requests of this tenant for now. Nothing was changed. Wait for `Retry-After` and send it again.",
+            ),
+            _ => None,
+        };
+        let mut problem = Self::from(error);
+        if let Some(detail) = detail {
+            problem.detail = detail.into();
+        }
         if refused.is_empty() {
             return problem;
         }
