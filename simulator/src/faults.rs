@@ -58,6 +58,38 @@ pub struct Faults {
     pub accept_then_hang: bool,
 }
 
+impl Faults {
+    /// Nobody is ever answered.
+    pub fn hanging() -> Self {
+        Self {
+            hang: true,
+            ..Self::default()
+        }
+    }
+
+    /// Everybody waits until they are let go.
+    pub fn holding() -> Self {
+        Self {
+            hold: true,
+            ..Self::default()
+        }
+    }
+
+    /// Everybody is answered with that status.
+    pub fn answering(code: u16) -> Self {
+        StatusFault::new(code).into()
+    }
+}
+
+impl From<StatusFault> for Faults {
+    fn from(status: StatusFault) -> Self {
+        Self {
+            status: Some(status),
+            ..Self::default()
+        }
+    }
+}
+
 /// A status instead of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

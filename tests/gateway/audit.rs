@@ -17,7 +17,7 @@ use llavero::{
     telemetry::audit::{Attempt, AuditLog, Outcome, Trail},
     tenants::Registry,
 };
-use llavero_simulator::{Faults, Only, StatusFault};
+use llavero_simulator::{Faults, Only};
 use prometheus_client::{encoding::text::encode, registry::Registry as MetricRegistry};
 use reqwest::{
     Method, RequestBuilder,
@@ -101,10 +101,7 @@ async fn a_write_leaves_one_whole_record_of_what_the_erp_made_of_it() {
             })
         )
     );
-    let status = |status| Faults {
-        status: Some(StatusFault::new(status)),
-        ..Faults::default()
-    };
+    let status = Faults::answering;
     let truncated = Faults {
         truncate: true,
         ..Faults::default()

@@ -94,13 +94,7 @@ async fn a_failure_is_not_kept() {
         times: Some(1),
         ..StatusFault::new(500)
     };
-    world.faults(
-        "carper",
-        Faults {
-            status: Some(once),
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::from(once));
     world
         .get("/v1/ordenes/11001")
         .await

@@ -3,7 +3,7 @@
 //! subjects don't go.
 
 use base64_simd::{STANDARD, URL_SAFE_NO_PAD};
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::Faults;
 use reqwest::{
     Method,
     multipart::{Form, Part},
@@ -49,22 +49,10 @@ fn the_search_finds_every_form() {
 async fn nothing_comes_out_of_any_operation_under_any_fault() {
     let faults = [
         Faults::default(),
-        Faults {
-            status: Some(StatusFault::new(401)),
-            ..Faults::default()
-        },
-        Faults {
-            status: Some(StatusFault::new(403)),
-            ..Faults::default()
-        },
-        Faults {
-            status: Some(StatusFault::new(429)),
-            ..Faults::default()
-        },
-        Faults {
-            status: Some(StatusFault::new(500)),
-            ..Faults::default()
-        },
+        Faults::answering(401),
+        Faults::answering(403),
+        Faults::answering(429),
+        Faults::answering(500),
         Faults {
             html: true,
             ..Faults::default()
@@ -77,10 +65,7 @@ async fn nothing_comes_out_of_any_operation_under_any_fault() {
             truncate: true,
             ..Faults::default()
         },
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
+        Faults::hanging(),
         Faults {
             accept_then_hang: true,
             ..Faults::default()

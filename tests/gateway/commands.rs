@@ -18,6 +18,9 @@ use crate::harness::{
     provider::{Key, Manner, Provider},
 };
 
+/// `server.tls`, with the pair beside the configuration.
+const PAIR: &str = "{cert_file: tls.crt, key_file: tls.key}";
+
 fn llavero() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llavero"));
     command.env_clear().stdin(Stdio::null());
@@ -51,6 +54,12 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// What it says goes nowhere.
+    fn quietly(command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
     fn signal(&self, name: &str) {
         let id = self.0.id().to_string();
         assert!(
@@ -200,14 +209,7 @@ async fn serve_and_sim_work_as_two_processes() {
     let dir = tempfile::tempdir().unwrap();
     let (erp, listen, admin) = (free(), free(), free());
     configure(dir.path(), erp, listen, admin);
-    let _sim = Running(
-        llavero()
-            .args(["sim", "--listen", &erp.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let _sim = Running::quietly(llavero().args(["sim", "--listen", &erp.to_string()]));
     let config = dir.path().join("llavero.yaml");
     let log = dir.path().join("log");
     let mut serve = Running(
@@ -733,15 +735,10 @@ async fn serve_speaks_tls_and_a_hangup_looks_at_the_pair_again() {
     configure(dir.path(), free(), listen, admin);
     AUTHORITY.issue().write(dir.path());
     let config = dir.path().join("llavero.yaml");
-    let tls = "{cert_file: tls.crt, key_file: tls.key}";
-    let serve = Running(
+    let serve = Running::quietly(
         llavero()
             .args(["serve", "--config", config.to_str().unwrap()])
-            .env("LLAVERO__SERVER__TLS", tls)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
+            .env("LLAVERO__SERVER__TLS", PAIR),
     );
     wait_for(listen);
     wait_for(admin);
@@ -754,26 +751,8 @@ async fn serve_speaks_tls_and_a_hangup_looks_at_the_pair_again() {
         .args(["healthcheck", "--url", &format!("http://{admin}")])
         .status();
     assert!(healthy.unwrap().success());
-    // Sooner than it would be looked at anyway.
-    let begun = Instant::now();
     serve.signal("HUP");
-    let looked = "llavero_tls_reloads_total{result=\"unchanged\"} 1";
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    loop {
-        let metrics = client.get(format!("http://{admin}/metrics")).send();
-        if metrics
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
-            .contains(looked)
-        {
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "nobody looks");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_for_metric(admin, "llavero_tls_reloads_total{result=\"unchanged\"} 1").await;
 }
 
 /// Waits until the gateway's metrics have that line, sooner than files are looked at anyway.
@@ -801,18 +780,11 @@ async fn changes_are_noticed_by_relative_paths_too() {
     let (listen, admin) = (free(), free());
     configure(dir.path(), free(), listen, admin);
     AUTHORITY.issue().write(dir.path());
-    let _serve = Running(
+    let _serve = Running::quietly(
         llavero()
             .arg("serve")
             .current_dir(dir.path())
-            .env(
-                "LLAVERO__SERVER__TLS",
-                "{cert_file: tls.crt, key_file: tls.key}",
-            )
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
+            .env("LLAVERO__SERVER__TLS", PAIR),
     );
     wait_for(listen);
     wait_for(admin);
@@ -830,15 +802,7 @@ async fn healthcheck_asks_where_serve_listens() {
     let (listen, admin) = (free(), free());
     let everywhere = SocketAddr::new([0, 0, 0, 0].into(), admin.port());
     configure(dir.path(), free(), listen, everywhere);
-    let _serve = Running(
-        llavero()
-            .arg("serve")
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let _serve = Running::quietly(llavero().arg("serve").current_dir(dir.path()));
     wait_for(admin);
     let elsewhere = tempfile::tempdir().unwrap();
     let healthcheck = |dir: &Path, arguments: &[&str], listen: Option<SocketAddr>| {

@@ -1,7 +1,5 @@
 //! Credentials that log in, keys that are replaced, and an ERP that refuses them.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use llavero_simulator::{
     Faults, Only, Paging, ReceivedRequest, StatusFault, TenantSeed, TokenKind, UserChange, UserSeed,
@@ -9,7 +7,7 @@ use llavero_simulator::{
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
-use crate::harness::{Reply, World, key, leaks, password, photo, with_clave};
+use crate::harness::{Reply, World, key, leaks, password, photo, seconds, with_clave};
 
 const ORDEN: &str = "/v1/ordenes/11001";
 const JWT: &str = "{login: {username: app, password: {file: ../app.password}}}";
@@ -21,10 +19,6 @@ const PAIR: &str = "{api_key: [{file: ../carper-default.key}, {file: ../carper-t
 const UNKNOWN_NEXT: &str =
     "{api_key: [{file: ../carper-default.key}, {file: ../carper-nobody.key}]}";
 const ONLY_LOGINS: &str = "token/";
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 /// Orders that both users see.
 fn orden(at: usize) -> String {
@@ -38,13 +32,6 @@ fn only(path: &str, faults: Faults) -> Faults {
             path_contains: Some(path.to_owned()),
         }),
         ..faults
-    }
-}
-
-fn status(code: u16) -> Faults {
-    Faults {
-        status: Some(StatusFault::new(code)),
-        ..Faults::default()
     }
 }
 
@@ -162,10 +149,7 @@ async fn a_session_is_refreshed_before_it_ends_and_nobody_waits_for_it() {
     assert_eq!(counts(&world), (1, 0, 2));
     world.clock.advance(seconds(1));
     // The refresh hangs; the request doesn't.
-    let hang = Faults {
-        hang: true,
-        ..Faults::default()
-    };
+    let hang = Faults::hanging();
     world.faults("carper", only("refresh/", hang));
     world.get(&orden(2)).await.ok(200);
     world
@@ -343,10 +327,7 @@ async fn a_wrong_password_is_tried_once_a_minute_and_then_less() {
 
 #[tokio::test]
 async fn a_login_that_fails_is_shared_by_those_who_waited() {
-    let hang = Faults {
-        hang: true,
-        ..Faults::default()
-    };
+    let hang = Faults::hanging();
     let html = Faults {
         html: true,
         ..Faults::default()
@@ -365,15 +346,15 @@ async fn a_login_that_fails_is_shared_by_those_who_waited() {
     };
     for (fault, answer, code) in [
         (hang, 504, "upstream-timeout"),
-        (status(500), 502, "upstream-error"),
-        (status(404), 502, "upstream-error"),
+        (Faults::answering(500), 502, "upstream-error"),
+        (Faults::answering(404), 502, "upstream-error"),
         (html, 502, "upstream-error"),
         (garbage, 502, "upstream-error"),
         (truncate, 502, "upstream-error"),
         (redirect, 502, "upstream-error"),
-        (status(204), 502, "upstream-error"),
-        (status(403), 502, "upstream-credential-rejected"),
-        (status(400), 502, "upstream-credential-rejected"),
+        (Faults::answering(204), 502, "upstream-error"),
+        (Faults::answering(403), 502, "upstream-credential-rejected"),
+        (Faults::answering(400), 502, "upstream-credential-rejected"),
     ] {
         let world = World::with_default(JWT, "upstream:\n  queue_timeout: 1m\n").await;
         let fault = Faults {
@@ -412,14 +393,11 @@ async fn a_login_that_fails_is_shared_by_those_who_waited() {
 #[tokio::test]
 async fn a_login_that_is_limited_pauses_the_credential_and_is_made_after_it() {
     let world = World::with_default(JWT, "").await;
-    let limited = Faults {
-        status: Some(StatusFault {
-            retry_after: Some("3".to_owned()),
-            times: Some(1),
-            ..StatusFault::new(429)
-        }),
-        ..Faults::default()
-    };
+    let limited = Faults::from(StatusFault {
+        retry_after: Some("3".to_owned()),
+        times: Some(1),
+        ..StatusFault::new(429)
+    });
     world.faults("carper", only(ONLY_LOGINS, limited));
     let all = many(&world, 20);
     let time = async {
@@ -449,20 +427,17 @@ async fn a_login_that_fails_for_a_moment_is_made_again_and_an_outage_opens_the_b
         world.get(&orden(at)).await.ok(200);
     }
     revoke(&world, TokenKind::Access);
-    let once = Faults {
-        status: Some(StatusFault {
-            times: Some(1),
-            ..StatusFault::new(503)
-        }),
-        ..Faults::default()
-    };
+    let once = Faults::from(StatusFault {
+        times: Some(1),
+        ..StatusFault::new(503)
+    });
     world.faults("carper", only(ONLY_LOGINS, once));
     world
         .patch(ORDEN, json!({"status": "cancelada"}))
         .await
         .ok(200);
     revoke(&world, TokenKind::Access);
-    world.faults("carper", only(ONLY_LOGINS, status(503)));
+    world.faults("carper", only(ONLY_LOGINS, Faults::answering(503)));
     world.clock.advance(seconds(30));
     for at in 20..40 {
         world.get(&format!("/v1/ordenes?limit=1&offset={at}")).await;
@@ -516,7 +491,10 @@ async fn writes_are_sent_again_after_a_401_and_arrive_once() {
 async fn a_403_is_no_reason_to_log_in_anew() {
     let world = World::with_default(JWT, "").await;
     world.get(&orden(0)).await.ok(200);
-    world.faults("carper", only("ordenes_servicio/11001", status(403)));
+    world.faults(
+        "carper",
+        only("ordenes_servicio/11001", Faults::answering(403)),
+    );
     for _ in 0..3 {
         world
             .patch(ORDEN, json!({"status": "cancelada"}))
@@ -531,7 +509,10 @@ async fn a_403_is_no_reason_to_log_in_anew() {
 async fn one_order_that_is_always_refused_costs_no_login_each_time() {
     let world = World::with_default(JWT, "").await;
     world.get(&orden(5)).await.ok(200);
-    world.faults("carper", only("ordenes_servicio/11001", status(401)));
+    world.faults(
+        "carper",
+        only("ordenes_servicio/11001", Faults::answering(401)),
+    );
     for at in 6..16 {
         world
             .patch(ORDEN, json!({"status": "cancelada"}))
@@ -789,9 +770,9 @@ async fn a_login_that_gives_no_session_is_not_tried_again_at_once() {
         html,
         garbage,
         redirect,
-        status(404),
-        status(423),
-        status(204),
+        Faults::answering(404),
+        Faults::answering(423),
+        Faults::answering(204),
     ] {
         let world = World::with_default(JWT, "").await;
         world.faults("carper", only(ONLY_LOGINS, fault.clone()));

@@ -151,13 +151,7 @@ async fn a_request_of_the_last_moment_is_answered() {
 #[tokio::test]
 async fn a_request_that_waits_for_the_erp_is_answered_and_ends_its_connection() {
     let mut world = World::configured(NOW).await;
-    world.faults(
-        "carper",
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::hanging());
     let unused = Client::connect(&world).await;
     let mut client = Client::connect(&world).await;
     client.send(&get(&world, "/v1/ordenes/11001")).await;

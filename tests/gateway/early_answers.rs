@@ -425,10 +425,7 @@ async fn who_leaves_in_the_middle_of_a_body_is_told_from_who_sent_it_wrongly() {
 async fn who_leaves_while_the_erp_is_asked_frees_the_place() {
     for http2 in [false, true] {
         for world in worlds("").await {
-            let hanging = Faults {
-                hang: true,
-                ..Faults::default()
-            };
+            let hanging = Faults::hanging();
             world.faults("carper", hanging);
             let authority = reqwest::Certificate::from_pem(AUTHORITY.pem.as_bytes()).unwrap();
             let client = reqwest::Client::builder()
@@ -685,10 +682,7 @@ mod http2 {
 
     #[tokio::test]
     async fn a_body_that_nobody_wants_is_taken_while_the_erp_is_asked() {
-        let hanging = Faults {
-            hang: true,
-            ..Faults::default()
-        };
+        let hanging = Faults::hanging();
         for world in worlds("images: {max_bytes: 1MiB}\n").await {
             world.faults("carper", hanging.clone());
             let mut client = connect(&world).await;

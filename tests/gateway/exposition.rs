@@ -128,13 +128,7 @@ async fn a_credential_that_pauses_is_told() {
         retry_after: Some("20".to_owned()),
         ..StatusFault::new(429)
     };
-    world.faults(
-        "carper",
-        Faults {
-            status: Some(status),
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::from(status));
     world
         .get("/v1/ordenes/11001")
         .await

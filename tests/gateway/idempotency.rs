@@ -248,13 +248,7 @@ async fn the_same_key_while_it_runs_is_told_to_wait() {
 #[tokio::test]
 async fn a_refusal_is_not_kept() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            status: Some(StatusFault::new(400)),
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::answering(400));
     let refused = world.upload_keyed("k", sony()).await;
     refused.problem(422, "upstream-validation");
     world.faults("carper", Faults::default());
@@ -368,10 +362,7 @@ async fn without_a_window_a_photo_in_doubt_is_still_looked_for() {
         accept_then_hang: true,
         ..Faults::default()
     };
-    let hang = Faults {
-        hang: true,
-        ..Faults::default()
-    };
+    let hang = Faults::hanging();
     world.faults("carper", lost);
     let time = world.time_flies();
     let (reply, ()) = tokio::join!(world.upload(IMAGENES, form(None, other())), async {
@@ -458,10 +449,7 @@ async fn what_nobody_knows_is_looked_for_before_anything_is_sent_again() {
             ..Faults::default()
         },
     );
-    let blind = Faults {
-        hang: true,
-        ..Faults::default()
-    };
+    let blind = Faults::hanging();
     let (first, ()) = tokio::join!(world.upload_keyed("k", sony()), async {
         while world.attached() == 0 {
             tokio::task::yield_now().await;
@@ -505,13 +493,10 @@ async fn what_left_no_trace_is_sent_again_once_it_is_certain() {
     let world = World::start().await;
     world.faults(
         "carper",
-        hits_writes(Faults {
-            status: Some(StatusFault {
-                times: Some(1),
-                ..StatusFault::new(500)
-            }),
-            ..Faults::default()
-        }),
+        hits_writes(Faults::from(StatusFault {
+            times: Some(1),
+            ..StatusFault::new(500)
+        })),
     );
     world
         .upload_keyed("k", sony())
@@ -544,13 +529,10 @@ async fn a_photo_of_the_same_title_is_not_taken_for_another() {
     // The second isn't made, and mustn't be found in the first.
     world.faults(
         "carper",
-        hits_writes(Faults {
-            status: Some(StatusFault {
-                times: Some(1),
-                ..StatusFault::new(500)
-            }),
-            ..Faults::default()
-        }),
+        hits_writes(Faults::from(StatusFault {
+            times: Some(1),
+            ..StatusFault::new(500)
+        })),
     );
     let second = world
         .send(world.keyed("b").multipart(titled(other())))
@@ -653,13 +635,10 @@ async fn an_older_photo_of_the_same_title_is_not_taken_for_one_that_failed() {
     assert!(world.erp.put_orden(&clave, 11001, orden));
     world.faults(
         "carper",
-        hits_writes(Faults {
-            status: Some(StatusFault {
-                times: Some(1),
-                ..StatusFault::new(500)
-            }),
-            ..Faults::default()
-        }),
+        hits_writes(Faults::from(StatusFault {
+            times: Some(1),
+            ..StatusFault::new(500)
+        })),
     );
     let send = || world.keyed("k").multipart(form(Some("Fachada"), sony()));
     let failed = world.send(send()).await;
@@ -688,10 +667,7 @@ async fn a_change_that_is_found_later_shows_in_reads_at_once() {
         while world.erp.orden(&clave, 11001).unwrap()["status"] != 3 {
             tokio::task::yield_now().await;
         }
-        let hang = Faults {
-            hang: true,
-            ..Faults::default()
-        };
+        let hang = Faults::hanging();
         world.faults("carper", hang);
     });
     first.problem(504, "upstream-timeout");
@@ -788,13 +764,10 @@ async fn a_change_that_wasnt_made_is_made_when_it_is_sent_again() {
     let world = World::start().await;
     world.faults(
         "carper",
-        hits_changes(Faults {
-            status: Some(StatusFault {
-                times: Some(1),
-                ..StatusFault::new(500)
-            }),
-            ..Faults::default()
-        }),
+        hits_changes(Faults::from(StatusFault {
+            times: Some(1),
+            ..StatusFault::new(500)
+        })),
     );
     let body = json!({"status": "cancelada"});
     let failed = world.change_keyed("k", body.clone()).await;
@@ -950,10 +923,7 @@ async fn a_photo_in_doubt_is_looked_for_whatever_its_next_key_is() {
             while world.attached() == 0 {
                 tokio::task::yield_now().await;
             }
-            let hang = Faults {
-                hang: true,
-                ..Faults::default()
-            };
+            let hang = Faults::hanging();
             world.faults("carper", hang);
         });
         reply.problem(504, "upstream-timeout");
@@ -1002,13 +972,7 @@ async fn taken_unseen(world: &World, key: &str, titulo: &str) {
 
 /// An upload that the ERP doesn't take, without saying so.
 async fn not_taken(world: &World, key: &str, titulo: &str) {
-    world.faults(
-        "carper",
-        hits_writes(Faults {
-            status: Some(StatusFault::new(500)),
-            ..Faults::default()
-        }),
-    );
+    world.faults("carper", hits_writes(Faults::answering(500)));
     let failed = titled(world, key, titulo).await;
     failed.problem(502, "upstream-error");
     world.faults("carper", Faults::default());

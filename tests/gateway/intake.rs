@@ -494,13 +494,7 @@ async fn an_upload_that_promises_no_length_reserves_what_it_may_have() {
 #[tokio::test]
 async fn an_upload_holds_its_image_until_the_erp_has_answered_whoever_leaves() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::hanging());
     let (image, body) = (image(), form("", &image()));
     let socket = upload(&world, body.len(), &body).await;
     // What stood around the image is given back.

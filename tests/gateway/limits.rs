@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::Faults;
 use reqwest::Method;
 use serde_json::json;
 
@@ -185,13 +185,7 @@ async fn every_answer_to_a_known_caller_has_the_fields_and_no_other() {
         assert_eq!(reply.header("ratelimit-policy"), policy, "{shown}");
         assert_eq!(reply.header("ratelimit").is_empty(), policy.is_empty());
     }
-    world.faults(
-        "carper",
-        Faults {
-            status: Some(StatusFault::new(500)),
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::answering(500));
     let _time = world.time_flies();
     let reply = world.get("/v1/ordenes?limit=1").await;
     assert_eq!((reply.status.as_u16(), fields(&reply).0), (502, tenant));

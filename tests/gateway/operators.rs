@@ -1,6 +1,6 @@
 //! What operators see: probes, metrics, the request line, the drain.
 
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::Faults;
 use reqwest::{
     Method, multipart,
     multipart::{Form, Part},
@@ -376,13 +376,7 @@ async fn a_refused_photo_is_explained_in_the_log() {
 #[tokio::test]
 async fn a_failure_of_the_erp_is_a_warning() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            status: Some(StatusFault::new(500)),
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::answering(500));
     let lines = lines_of(
         &world,
         "line-of-a-502",
@@ -397,13 +391,7 @@ async fn a_failure_of_the_erp_is_a_warning() {
 #[tokio::test]
 async fn a_caller_who_leaves_has_a_line_too() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::hanging());
     let leaving = world
         .request(Method::GET, "/v1/ordenes/11001")
         .header("x-request-id", "line-of-one-who-left");
@@ -417,13 +405,7 @@ async fn a_caller_who_leaves_has_a_line_too() {
 #[tokio::test]
 async fn a_second_signal_cuts_the_drain_short() {
     let world = World::configured("server:\n  drain_delay: 1h\n  shutdown_grace: 1h\n").await;
-    world.faults(
-        "carper",
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::hanging());
     let in_flight = tokio::spawn(world.request(Method::GET, "/v1/ordenes/11001").send());
     while world.received().is_empty() {
         tokio::task::yield_now().await;

@@ -1,6 +1,6 @@
 //! `PATCH /v1/ordenes/{id}`.
 
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::Faults;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -167,13 +167,7 @@ async fn a_body_over_the_limit_is_refused() {
 #[tokio::test]
 async fn the_erps_refusal_is_mapped_field_by_field() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            status: Some(StatusFault::new(400)),
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::answering(400));
     let reply = world.patch("/v1/ordenes/11001", json!({"status": 2})).await;
     reply.problem(422, "upstream-validation");
 }

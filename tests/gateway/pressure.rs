@@ -7,33 +7,19 @@ use llavero_simulator::{Faults, Only, StatusFault};
 use reqwest::{Method, multipart};
 use serde_json::json;
 
-use crate::harness::{Reply, World, photo};
+use crate::harness::{Reply, World, photo, seconds};
 
 const ORDEN: &str = "/v1/ordenes/11001";
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 fn orden(at: usize) -> String {
     format!("/v1/ordenes/{}", 11001 + at % 127)
 }
 
 fn failing(status: u16, times: Option<u32>) -> Faults {
-    Faults {
-        status: Some(StatusFault {
-            times,
-            ..StatusFault::new(status)
-        }),
-        ..Faults::default()
-    }
-}
-
-fn hanging() -> Faults {
-    Faults {
-        hang: true,
-        ..Faults::default()
-    }
+    Faults::from(StatusFault {
+        times,
+        ..StatusFault::new(status)
+    })
 }
 
 fn slow(milliseconds: u64) -> Faults {
@@ -69,7 +55,7 @@ async fn five_hundred_equal_requests_are_one_to_the_erp() {
 #[tokio::test]
 async fn a_hanging_erp_costs_its_own_tenant_only() {
     let world = World::start().await;
-    world.faults("carper", hanging());
+    world.faults("carper", Faults::hanging());
     let norte = world.token(&json!({"tenant": "norte"}));
     let stuck = join_all((0..200).map(|at| {
         // Lists, since there are more of them than orders.
@@ -112,14 +98,11 @@ async fn after_a_429_everybody_waits_and_then_one_goes_first() {
     let world = World::start().await;
     world.faults(
         "carper",
-        Faults {
-            status: Some(StatusFault {
-                retry_after: Some("3".to_owned()),
-                times: Some(1),
-                ..StatusFault::new(429)
-            }),
-            ..Faults::default()
-        },
+        Faults::from(StatusFault {
+            retry_after: Some("3".to_owned()),
+            times: Some(1),
+            ..StatusFault::new(429)
+        }),
     );
     let requests = join_all((0..6).map(|at| {
         let world = &world;
@@ -193,7 +176,7 @@ async fn nothing_else_is_sent_again() {
             html: true,
             ..Faults::default()
         },
-        hanging(),
+        Faults::hanging(),
     ] {
         world.faults("carper", fault);
         assert!(world.get(ORDEN).await.status.is_server_error());
@@ -298,7 +281,7 @@ async fn after_five_failures_nothing_is_sent_until_a_trial_succeeds() {
 #[tokio::test]
 async fn what_waits_when_the_breaker_opens_is_not_sent_any_more() {
     let world = World::configured("upstream:\n  queue_timeout: 10m\n").await;
-    world.faults("carper", hanging());
+    world.faults("carper", Faults::hanging());
     let all = join_all((0..40).map(|at| {
         let (world, path) = (&world, orden(at));
         async move { world.get(&path).await }
@@ -426,7 +409,7 @@ async fn a_callers_batch_does_not_delay_another_caller() {
 #[tokio::test]
 async fn who_leaves_while_waiting_frees_the_place() {
     let world = World::start().await;
-    world.faults("carper", hanging());
+    world.faults("carper", Faults::hanging());
     let leaving: Vec<_> = (0..40)
         .map(|at| tokio::spawn(world.request(reqwest::Method::GET, &orden(at)).send()))
         .collect();
@@ -522,7 +505,7 @@ async fn a_path_that_is_always_limited_is_asked_three_times_at_most() {
 #[tokio::test]
 async fn when_the_breaker_opens_nobody_waits_on_whatever_credential() {
     let world = World::configured("upstream:\n  queue_timeout: 10m\n").await;
-    world.faults("carper", hanging());
+    world.faults("carper", Faults::hanging());
     let tecnico = world.token(&json!({"scope": "rol:tecnico ordenes:read"}));
     let first = join_all((0..5).map(|at| {
         let (world, path) = (&world, orden(at));
@@ -615,7 +598,7 @@ async fn one_callers_photos_leave_room_for_reads_changes_and_a_colleagues_photo(
             "carper",
             Faults {
                 only: Some(only_uploads),
-                ..hanging()
+                ..Faults::hanging()
             },
         );
         let token = |subject: &str| {

@@ -5,23 +5,12 @@ use std::{fs, time::Duration};
 use llavero_simulator::{Faults, ReceivedRequest, StatusFault, UserChange};
 use serde_json::json;
 
-use crate::harness::{World, key, password, with_clave};
+use crate::harness::{World, key, password, seconds, with_clave};
 
 const ORDEN: &str = "/v1/ordenes/11001";
 const JWT: &str = "{login: {username: app, password: {file: ../app.password}}}";
 const UNKNOWN_NEXT: &str =
     "{api_key: [{file: ../carper-default.key}, {file: ../carper-nobody.key}]}";
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn failing(status: u16) -> Faults {
-    Faults {
-        status: Some(StatusFault::new(status)),
-        ..Faults::default()
-    }
-}
 
 fn breaker(state: u8) -> String {
     format!(r#"llavero_upstream_breaker_state{{tenant="carper"}} {state}"#)
@@ -60,7 +49,7 @@ fn give_password(world: &World, password: &str) {
 }
 
 async fn open_breaker(world: &World) {
-    world.faults("carper", failing(500));
+    world.faults("carper", Faults::answering(500));
     for id in 11001..11006 {
         let path = format!("/v1/ordenes/{id}");
         world.get(&path).await.problem(502, "upstream-error");
@@ -136,13 +125,7 @@ async fn a_request_waits_for_the_trial_that_is_under_way() {
 async fn a_trial_that_hangs_keeps_a_request_for_a_second() {
     let world = World::start().await;
     open_breaker(&world).await;
-    world.faults(
-        "carper",
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::hanging());
     world.clock.advance(seconds(7));
     world.wait_for_metric(&breaker(1)).await;
     let _time = world.time_flies_by(Duration::from_millis(20));
@@ -217,7 +200,7 @@ async fn a_changed_secret_has_a_standing_of_its_own() {
         .await
     );
     // Nothing is known of the next one, since the ERP fails.
-    world.faults("carper", failing(500));
+    world.faults("carper", Faults::answering(500));
     world.reloaded(|| write(&good)).await;
     world.wait_for_metric(&rejected(0)).await;
     assert!(!is_shown(&world, "credential default of carper").await);
@@ -293,13 +276,7 @@ async fn a_login_that_is_refused_is_tried_no_more_often_than_by_callers() {
 #[tokio::test]
 async fn where_the_credential_that_failed_last_pauses_another_tries() {
     let world = World::start().await;
-    world.faults(
-        "carper",
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
-    );
+    world.faults("carper", Faults::hanging());
     let hangs = world.get("/v1/ordenes/11003");
     let meanwhile = async {
         while received(&world, "carper").is_empty() {
@@ -309,13 +286,10 @@ async fn where_the_credential_that_failed_last_pauses_another_tries() {
             retry_after: Some("300".to_owned()),
             ..StatusFault::new(429)
         };
-        let paused = Faults {
-            status: Some(paused),
-            ..Faults::default()
-        };
+        let paused = Faults::from(paused);
         world.faults("carper", paused);
         world.get(ORDEN).await.problem(503, "upstream-rate-limited");
-        world.faults("carper", failing(500));
+        world.faults("carper", Faults::answering(500));
         let tecnico = world.token(&json!({"scope": "rol:tecnico ordenes:read"}));
         for id in 11005..11009 {
             let path = format!("/v1/ordenes/{id}");

@@ -1,26 +1,13 @@
 //! Answers past their time: served while they are refreshed, served when the ERP
 //! fails, and never where they are known to be wrong.
 
-use std::time::Duration;
-
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::Faults;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Reply, World, with_clave};
+use crate::harness::{Reply, World, seconds, with_clave};
 
 const ORDEN: &str = "/v1/ordenes/11001";
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn failing(status: u16) -> Faults {
-    Faults {
-        status: Some(StatusFault::new(status)),
-        ..Faults::default()
-    }
-}
 
 async fn get_with(world: &World, path: &str, cache_control: &str) -> Reply {
     let request = world
@@ -80,7 +67,7 @@ async fn a_failing_refresh_neither_shows_nor_drops_what_is_kept() {
     let world = World::start().await;
     world.get(ORDEN).await.ok(200);
     world.clock.advance(seconds(40));
-    world.faults("carper", failing(500));
+    world.faults("carper", Faults::answering(500));
     for _ in 0..3 {
         let reply = world.get(ORDEN).await;
         reply.ok(200);
@@ -95,9 +82,9 @@ async fn a_failing_refresh_neither_shows_nor_drops_what_is_kept() {
 #[tokio::test]
 async fn a_failing_erp_is_covered_by_older_answers_for_a_while() {
     for fault in [
-        failing(500),
-        failing(503),
-        failing(429),
+        Faults::answering(500),
+        Faults::answering(503),
+        Faults::answering(429),
         Faults {
             html: true,
             ..Faults::default()
@@ -110,10 +97,7 @@ async fn a_failing_erp_is_covered_by_older_answers_for_a_while() {
             truncate: true,
             ..Faults::default()
         },
-        Faults {
-            hang: true,
-            ..Faults::default()
-        },
+        Faults::hanging(),
     ] {
         let world = World::start().await;
         let first = world.get(ORDEN).await;
@@ -151,10 +135,10 @@ async fn an_answer_about_the_record_or_the_credential_is_no_failure() {
         let world = World::start().await;
         world.get(ORDEN).await.ok(200);
         world.clock.advance(seconds(70));
-        world.faults("carper", failing(status));
+        world.faults("carper", Faults::answering(status));
         assert_eq!(world.get(ORDEN).await.json()["code"], code);
         // And it isn't brought back by a failure later.
-        world.faults("carper", failing(500));
+        world.faults("carper", Faults::answering(500));
         world.get(ORDEN).await.problem(502, "upstream-error");
     }
     let world = World::start().await;
@@ -180,7 +164,7 @@ async fn a_change_that_was_made_is_not_undone_by_a_failure() {
         .patch(ORDEN, json!({"status": "cancelada"}))
         .await
         .ok(200);
-    world.faults("carper", failing(500));
+    world.faults("carper", Faults::answering(500));
     for path in [ORDEN, "/v1/ordenes?limit=3"] {
         world.get(path).await.problem(502, "upstream-error");
     }
@@ -190,7 +174,7 @@ async fn a_change_that_was_made_is_not_undone_by_a_failure() {
 async fn a_change_of_unknown_outcome_leaves_the_older_answer_for_failures_only() {
     let world = World::start().await;
     world.get(ORDEN).await.ok(200);
-    world.faults("carper", failing(500));
+    world.faults("carper", Faults::answering(500));
     world
         .patch(ORDEN, json!({"status": "cancelada"}))
         .await
@@ -219,7 +203,7 @@ async fn a_change_that_was_certainly_not_made_drops_nothing() {
     for status in [400, 404, 429] {
         world.faults("carper", Faults::default());
         get_with(&world, ORDEN, "no-cache").await.ok(200);
-        world.faults("carper", failing(status));
+        world.faults("carper", Faults::answering(status));
         let reply = world.patch(ORDEN, json!({"status": "cancelada"})).await;
         assert!(!reply.status.is_success());
         let reply = world.get(ORDEN).await;
@@ -287,7 +271,7 @@ async fn a_record_that_is_gone_is_not_brought_back_by_an_answer_that_comes_late(
     let slow = world.get(ORDEN);
     let gone = async {
         world.wait_until_received(1).await;
-        world.faults("carper", failing(404));
+        world.faults("carper", Faults::answering(404));
         let gone = get_with(&world, ORDEN, "no-cache").await;
         assert!(world.erp.let_go(&with_clave("carper")));
         gone
@@ -327,7 +311,7 @@ async fn a_condition_looks_anew_and_not_through_somebody_elses_eyes() {
 async fn a_ttl_of_nothing_keeps_nothing_for_failures_either() {
     let world = World::configured("cache: {ttl: {detail: 0s}}\n").await;
     world.get(ORDEN).await.ok(200);
-    world.faults("carper", failing(500));
+    world.faults("carper", Faults::answering(500));
     world.get(ORDEN).await.problem(502, "upstream-error");
 }
 

@@ -1,6 +1,6 @@
 //! `POST /v1/ordenes/{id}/imagenes`.
 
-use llavero_simulator::{Faults, StatusFault};
+use llavero_simulator::Faults;
 use reqwest::{
     Method,
     multipart::{Form, Part},
@@ -326,13 +326,7 @@ async fn the_erps_troubles_have_our_words() {
         // Last, since it pauses everybody.
         (429, 503, "upstream-rate-limited"),
     ] {
-        world.faults(
-            "carper",
-            Faults {
-                status: Some(StatusFault::new(upstream)),
-                ..Faults::default()
-            },
-        );
+        world.faults("carper", Faults::answering(upstream));
         let form = Form::new()
             .text("proceso", "antes")
             .part("imagen", file("sony-rx1r.jpg"));

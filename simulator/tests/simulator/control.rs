@@ -40,10 +40,7 @@ async fn the_journal_tells_what_arrived_and_keeps_no_secret() {
 #[tokio::test]
 async fn the_journal_tells_how_many_were_served_at_once() {
     let erp = Erp::start().await;
-    erp.faulty(Faults {
-        hold: true,
-        ..Faults::default()
-    });
+    erp.faulty(Faults::holding());
     tokio::join!(
         erp.get("ordenes_servicio/1/"),
         erp.get("ordenes_servicio/2/"),

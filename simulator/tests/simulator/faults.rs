@@ -36,10 +36,7 @@ async fn a_delay_comes_before_the_answer() {
 #[tokio::test]
 async fn a_hanging_tenant_never_answers_and_does_not_keep_the_erp_from_stopping() {
     let erp = Erp::start().await;
-    erp.faulty(Faults {
-        hang: true,
-        ..Faults::default()
-    });
+    erp.faulty(Faults::hanging());
     stays_unanswered(&erp, erp.request(Method::GET, "ordenes_servicio/")).await;
     assert_eq!(erp.last_request().status, None);
 
@@ -53,16 +50,10 @@ async fn a_hanging_tenant_never_answers_and_does_not_keep_the_erp_from_stopping(
 #[tokio::test]
 async fn who_is_held_is_served_when_let_go_whatever_goes_wrong_by_then() {
     let erp = Erp::start().await;
-    erp.faulty(Faults {
-        hold: true,
-        ..Faults::default()
-    });
+    erp.faulty(Faults::holding());
     let held = tokio::spawn(erp.request(Method::GET, "ordenes_servicio/1/").send());
     erp.wait_until_received(1).await;
-    erp.faulty(Faults {
-        status: Some(StatusFault::new(503)),
-        ..Faults::default()
-    });
+    erp.faulty(Faults::answering(503));
     assert_eq!(erp.get("ordenes_servicio/1/").await.status(), 503);
     assert_eq!(erp.simulator.requests()[0].status, None, "it waits");
     let let_go = erp.sim(Method::DELETE, "tenants/prueba/held", None);
@@ -75,10 +66,7 @@ async fn who_is_held_is_served_when_let_go_whatever_goes_wrong_by_then() {
 #[tokio::test]
 async fn who_is_held_does_not_keep_the_erp_from_stopping() {
     let erp = Erp::start().await;
-    erp.faulty(Faults {
-        hold: true,
-        ..Faults::default()
-    });
+    erp.faulty(Faults::holding());
     let held = tokio::spawn(erp.request(Method::GET, "ordenes_servicio/1/").send());
     erp.wait_until_received(1).await;
     erp.stop().await;
@@ -88,14 +76,11 @@ async fn who_is_held_does_not_keep_the_erp_from_stopping() {
 #[tokio::test]
 async fn a_status_is_answered_as_often_as_was_said() {
     let erp = Erp::start().await;
-    erp.faulty(Faults {
-        status: Some(StatusFault {
-            code: 429,
-            retry_after: Some("2".to_owned()),
-            times: Some(1),
-        }),
-        ..Faults::default()
-    });
+    erp.faulty(Faults::from(StatusFault {
+        code: 429,
+        retry_after: Some("2".to_owned()),
+        times: Some(1),
+    }));
     let refused = erp.get("ordenes_servicio/").await;
     assert_eq!(refused.headers()["retry-after"], "2");
     let (status, refusal) = answer(refused).await;
@@ -103,10 +88,7 @@ async fn a_status_is_answered_as_often_as_was_said() {
     assert!(refusal["detail"].is_string());
     assert_eq!(erp.get("ordenes_servicio/").await.status(), 200);
 
-    erp.faulty(Faults {
-        status: Some(StatusFault::new(503)),
-        ..Faults::default()
-    });
+    erp.faulty(Faults::answering(503));
     for _ in 0..3 {
         let refused = erp.get("ordenes_servicio/").await;
         assert_eq!(refused.status(), 503);

@@ -491,10 +491,7 @@ impl World {
 
     /// Keeps a tenant's requests waiting at the ERP until [`Self::lets_go`].
     pub fn holds(&self, tenant: &str) {
-        let hold = Faults {
-            hold: true,
-            ..Faults::default()
-        };
+        let hold = Faults::holding();
         self.faults(tenant, hold);
     }
 
