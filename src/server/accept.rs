@@ -1,15 +1,8 @@
-//! Taking connections: how many, which protocol, how long.
+//! Taking connections: until the drain, and then for as long as what is open may take.
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use futures_util::future::{self, Either};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
-use prometheus_client::metrics::counter::Counter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -18,29 +11,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    connection::Connection,
     drain::{Draining, close},
-    frames::{Allowance, Counted},
     guard::Guard,
-    handshake::Handshakes,
-    linger::linger_on,
-    peer,
-    repoll::repolled,
-    rest::Rests,
     socket::Socket,
-    stream::Stream,
-    watch::{Activity, IDLE, Watched},
-    windows,
 };
 
-/// How long a client may take to send its request's head; hyper counts the time between two
-/// requests too. The first one's is shorter ([`Activity`]).
-const HEADER_TIMEOUT: Duration = IDLE;
-/// More headers than any client sends, and a head larger than any (tokens are up to 8 KiB).
-const MAX_HEADERS: usize = 100;
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// An HTTP/2 client that doesn't answer a ping within the second is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Accepting can fail when the machine is short of something; others must close first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often that is logged at most.
@@ -80,8 +56,8 @@ pub(super) fn capacity() -> usize {
 }
 
 impl Door {
-    /// Accepts until told to stop, then lets what is open finish within the grace. Gives
-    /// back how many connections had to be cut.
+    /// Accepts until told to stop, then lets what is open finish within the grace. Gives back how many connections had to be
+    /// cut.
     pub(super) async fn serve(self) -> usize {
         let Self {
             listener,
@@ -95,14 +71,13 @@ impl Door {
         } = self;
         let open = TaskTracker::new();
         let cut = CancellationToken::new();
-        let connection = Arc::new(Connection {
-            builder: builder(),
+        let connection = Arc::new(Connection::new(
             router,
             leftovers,
-            handshakes: guard.handshakes,
-            floods: guard.floods,
-            draining: draining.clone(),
-        });
+            guard.handshakes,
+            guard.floods,
+            draining.clone(),
+        ));
         let gate = guard.gate;
         let serve = |(stream, peer): (TcpStream, SocketAddr)| {
             let Some(place) = gate.enter(peer.ip()) else {
@@ -118,40 +93,11 @@ impl Door {
                 drop(place);
             });
         };
-        let mut logged: Option<Instant> = None;
-
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = draining.closes() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok(accepted) => serve(accepted),
-                Err(error) => {
-                    if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG) {
-                        tracing::warn!(%error, "connections can't be accepted");
-                        logged = Some(Instant::now());
-                    }
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        accept(&listener, &draining, &serve).await;
         close(listener).into_iter().for_each(serve);
         open.close();
-        let finished = async {
-            // Behind the answers, what their clients still send is taken.
-            let mut closing = pin!(open.wait());
-            if timeout(grace, &mut closing).await.is_ok() {
-                return true;
-            }
-            // Who waits for a write that is under way at the ERP is told what became of it.
-            writes.close();
-            writes.wait().await;
-            timeout(LAST_WORDS, closing).await.is_ok()
-        };
         let finished = tokio::select! {
-            finished = finished => finished,
+            finished = finish(&open, &writes, grace) => finished,
             () = at_once.cancelled() => false,
         };
         if finished {
@@ -164,144 +110,43 @@ impl Door {
     }
 }
 
-struct Connection {
-    builder: auto::Builder<TokioExecutor>,
-    router: Router,
-    leftovers: u64,
-    handshakes: Option<Handshakes>,
-    floods: Counter,
-    draining: Draining,
-}
-
-impl Connection {
-    async fn serve(&self, socket: Socket, peer: SocketAddr, stands_for_many: bool) {
-        let activity = Activity::new();
-        let too_late = self.draining.is_too_late(&socket);
-        let made = match &self.handshakes {
-            Some(handshakes) => {
-                let ends = self.draining.ends_handshakes();
-                handshakes.make(&socket, too_late, ends).await
-            }
-            None => tokio::select! {
-                made = plain(&socket) => made,
-                () = activity.ends() => return,
-                () = too_late => return,
-            },
-        };
-        let Some((stream, speaks)) = made else {
-            return;
-        };
-        let (builder, (rests, taker), gone, leaves, io) = match speaks {
-            Protocol::Http1 => (
-                self.builder.clone().http1_only(),
-                Rests::of_http1(&stream),
-                Either::Left(async {
-                    tokio::select! {
-                        () = peer::gone(&stream, &activity) => {}
-                        () = self.draining.gives_up(&stream, &activity) => {}
-                    }
-                }),
-                Either::Left(future::pending()),
-                Counted::http1(stream.clone()),
-            ),
-            // HTTP/2 reads on whatever it serves, and sees for itself.
-            Protocol::Http2 => {
-                let mut builder = self.builder.clone().http2_only();
-                let allowance = Allowance::of(stands_for_many);
-                allowance.bound(&mut builder);
-                windows::bound(&mut builder, stands_for_many);
-                (
-                    builder,
-                    Rests::of_http2(&stream, self.leftovers),
-                    Either::Right(self.draining.gives_up_http2(&stream, &activity)),
-                    Either::Right(self.draining.closes()),
-                    Counted::http2(stream.clone(), allowance, self.floods.clone()),
-                )
-            }
-        };
-        let service = Watched {
-            service: TowerToHyperService::new(self.router.clone()),
-            activity: activity.clone(),
-            rests,
-            draining: self.draining.clone(),
-            peer,
-        };
-        let connection = builder.serve_connection(TokioIo::new(io), service);
-        let taking = async {
-            taker.take().await;
-            future::pending().await
-        };
-        let served = repolled(async {
-            let mut connection = pin!(connection);
-            tokio::select! {
-                // How a client's connection ends is the client's affair.
-                _ = connection.as_mut() => return,
-                () = leaves => {}
-            }
-            stream.is_asked();
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        });
-        tokio::select! {
-            // What is finished is written before anybody looks whether the connection is idle.
-            biased;
-            () = served => {}
-            () = taking => {}
-            () = gone => return,
-            () = activity.ends() => return,
-        }
-        if stream.has_more() && stream.end().is_ok() {
-            linger_on(socket, self.leftovers).await;
-        }
-    }
-}
-
-/// What is spoken on a connection.
-pub(super) enum Protocol {
-    Http1,
-    Http2,
-}
-
-/// A connection without TLS, as soon as it says what it speaks.
-async fn plain(socket: &Socket) -> Option<(Stream, Protocol)> {
-    let speaks = protocol(socket).await?;
-    Some((Stream::plain(socket.clone()), speaks))
-}
-
-/// What the first bytes say; they stay to be read. HTTP/2 begins with `PRI` (RFC 9113 §3.4),
-/// which is no method of HTTP/1.
-async fn protocol(socket: &Socket) -> Option<Protocol> {
-    const BEGINNING: &[u8] = b"PRI";
-    const AGAIN: Duration = Duration::from_millis(20);
-    let mut first = [0; BEGINNING.len()];
+/// Has every connection served that comes, until told to stop.
+async fn accept(
+    listener: &TcpListener,
+    draining: &Draining,
+    serve: impl Fn((TcpStream, SocketAddr)),
+) {
+    let mut logged: Option<Instant> = None;
     loop {
-        match socket.peek(&mut first).await {
-            Err(_) | Ok(0) => return None,
-            Ok(length) if !BEGINNING.starts_with(&first[..length]) => return Some(Protocol::Http1),
-            Ok(length) if length == BEGINNING.len() => return Some(Protocol::Http2),
-            // Peeking waits for the first byte only.
-            Ok(_) => sleep(AGAIN).await,
+        let accepted = tokio::select! {
+            biased;
+            () = draining.closes() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => serve(accepted),
+            Err(error) => {
+                if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG) {
+                    tracing::warn!(%error, "connections can't be accepted");
+                    logged = Some(Instant::now());
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        // Whether the client is still there is told by other means.
-        .half_close(true)
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
+/// Waits for what is open; whether it ended in time.
+async fn finish(open: &TaskTracker, writes: &TaskTracker, grace: Duration) -> bool {
+    // Behind the answers, what their clients still send is taken.
+    let mut closing = pin!(open.wait());
+    if timeout(grace, &mut closing).await.is_ok() {
+        return true;
+    }
+    // Who waits for a write that is under way at the ERP is told what became of it.
+    writes.close();
+    writes.wait().await;
+    timeout(LAST_WORDS, closing).await.is_ok()
 }
 
 #[cfg(test)]

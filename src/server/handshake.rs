@@ -14,7 +14,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use uuid::Uuid;
 
-use super::{accept::Protocol, linger::linger_on, socket::Socket, stream::Stream};
+use super::{connection::Protocol, linger::linger_on, socket::Socket, stream::Stream};
 use crate::{
     problem::{Code, Problem},
     tls::{self, Tls},

@@ -1,6 +1,7 @@
 //! Listeners and the drain.
 
 mod accept;
+mod connection;
 mod drain;
 mod frames;
 mod gate;
