@@ -588,7 +588,7 @@ async fn a_title_that_the_gateway_made_is_enough_to_know_a_photo() {
     for (creado, retitled) in [
         (json!("2020-01-01T00:00:00+00:00"), None),
         (json!("2026-01-27T22:20:56"), None),
-        (Value::Null, Some("despues_DEL_servicio")),
+        (Value::Null, Some("ANTES_del_servicio")),
     ] {
         let world = World::start().await;
         world.faults(
@@ -621,6 +621,36 @@ async fn a_title_that_the_gateway_made_is_enough_to_know_a_photo() {
         assert_eq!(world.attached(), 1, "{creado}");
         assert_eq!(world.sent("POST"), 1, "{creado}");
     }
+}
+
+#[tokio::test]
+async fn the_same_photo_of_another_step_is_not_taken_for_one_that_failed() {
+    let world = World::start().await;
+    let of_step = |key: &str, step: &str| {
+        let part = Part::bytes(sony()).file_name("foto.jpg");
+        let form = Form::new()
+            .text("proceso", step.to_owned())
+            .part("imagen", part);
+        world.send(world.keyed(key).multipart(form))
+    };
+    // Both within a second.
+    of_step("k", "antes").await.ok(201);
+    world.faults(
+        "carper",
+        hits_writes(Faults {
+            status: Some(StatusFault {
+                times: Some(1),
+                ..StatusFault::new(500)
+            }),
+            ..Faults::default()
+        }),
+    );
+    of_step("l", "despues").await.problem(502, "upstream-error");
+    world.clock.advance(Duration::from_secs(60));
+    let made = of_step("l", "despues").await;
+    made.ok(201);
+    assert_eq!(made.header("idempotent-replayed"), "");
+    assert_eq!(world.attached(), 2);
 }
 
 #[tokio::test]

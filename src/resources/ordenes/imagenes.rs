@@ -332,9 +332,10 @@ fn is_seen(archivo: &Members<'_>, sighting: &Sighting<'_>, sha256: &[u8; 32]) ->
     let is_free = archivo
         .number("id")
         .is_some_and(|id| !sighting.taken.contains(&id));
-    if let Some(unique) = unique_part(sighting.mark, sha256) {
-        // Whatever the ERP's clock, and the rest of the title, became.
-        return is_free && text("titulo").to_ascii_lowercase().contains(unique);
+    if let Some((step, unique)) = unique_parts(sighting.mark, sha256) {
+        // Whatever the ERP's clock says, and the rest of the title became.
+        let theirs = text("titulo").trim().to_ascii_lowercase();
+        return is_free && theirs.starts_with(&step) && theirs.contains(unique);
     }
     let created = OffsetDateTime::parse(text("creado").trim(), &Rfc3339).map(SystemTime::from);
     let is_of_then =
@@ -342,8 +343,9 @@ fn is_seen(archivo: &Members<'_>, sighting: &Sighting<'_>, sha256: &[u8; 32]) ->
     is_of_then && is_free && is_titled(text("titulo").trim(), sighting.mark.trim())
 }
 
-/// What no other photo's title has in it: in one that [`default_titulo`] made, the second and the photo's digest.
-fn unique_part<'a>(titulo: &'a str, sha256: &[u8; 32]) -> Option<&'a str> {
+/// How no other photo's title begins, in small letters, and what none has in it: in one that [`default_titulo`] made, the
+/// step as far as it is ASCII, and the second and the photo's digest.
+fn unique_parts<'a>(titulo: &'a str, sha256: &[u8; 32]) -> Option<(String, &'a str)> {
     const TIME: &[u8] = b"00000000_000000";
     let digest = format!("-{}", beginning(sha256));
     let at = titulo.rfind(&digest)?;
@@ -356,7 +358,10 @@ fn unique_part<'a>(titulo: &'a str, sha256: &[u8; 32]) -> Option<&'a str> {
             b'0' => byte.is_ascii_digit(),
             form => byte == *form,
         });
-    is_time.then_some(&titulo[from..at + digest.len()])
+    let step = titulo
+        .split(|letter: char| !letter.is_ascii_alphabetic())
+        .next()?;
+    is_time.then(|| (step.to_ascii_lowercase(), &titulo[from..at + digest.len()]))
 }
 
 /// A column may have been too short for the title.
