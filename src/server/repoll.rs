@@ -2,8 +2,7 @@
 //!
 //! Whoever reads a body asks for its next part as soon as it has one, and hyper takes that as a wake-up of the
 //! connection, in the middle of its own poll. To the runtime a task that was woken while it ran is one more to run: it
-//! wakes an idle worker, which takes the task away from the caches that know it. That for each 64 KiB of an upload
-//! costs as much as reading them.
+//! wakes an idle worker, which takes the task away from the caches that know it, for each 64 KiB of an upload.
 
 use std::{
     future::{Future, poll_fn},
