@@ -4,18 +4,18 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-use super::{Attempt, Once, Parts, Record, Slot, State};
+use super::{Attempt, Found, Once, Parts, Record, Slot, State, StoreError};
 
 /// Leave to make a change that nobody else makes meanwhile. Dropped unsaid, as by a panic,
 /// its outcome is unknown if it was sent.
 #[must_use]
 pub struct Claim {
     parts: Arc<Parts>,
-    pub(super) once: Once,
+    once: Once,
     earlier: Option<Attempt>,
     sent: Option<SystemTime>,
     /// It has [`Once::also`] while it runs.
-    pub(super) has_also: bool,
+    has_also: bool,
     is_settled: bool,
 }
 
@@ -30,6 +30,35 @@ impl Claim {
             has_also: false,
             is_settled: false,
         }
+    }
+
+    /// Takes the other place of what is asked, where nobody has it.
+    pub(super) async fn take_also(&mut self, now: SystemTime) -> Result<(), StoreError> {
+        let (parts, once) = (&self.parts, &self.once);
+        let Some((slot, fingerprint, keep)) = &once.also else {
+            return Ok(());
+        };
+        if parts.store.peek(slot, now).await?.is_some() {
+            return Ok(());
+        }
+        let lease = now + parts.lease;
+        let begun = parts
+            .store
+            .begin(slot, *fingerprint, &once.mark, now, lease);
+        match begun.await? {
+            Found::Nothing => self.has_also = true,
+            // What another has left meanwhile stays as it is.
+            Found::Doubtful(attempt) => {
+                let record = Record {
+                    fingerprint: *fingerprint,
+                    state: State::Doubtful(attempt),
+                    until: now + *keep,
+                };
+                parts.settle(slot, record).await;
+            }
+            Found::Running | Found::Done(_) | Found::Mismatch => {}
+        }
+        Ok(())
     }
 
     /// The attempt before this one, if nobody knows what became of it.
@@ -81,11 +110,7 @@ impl Claim {
             self.parts.settle(&slot, record).await;
             self.parts.release(&shared.doubt).await;
         }
-        if self.once.keep.is_zero() {
-            self.parts.release(&self.once.slot).await;
-        } else {
-            self.parts.settle(&self.once.slot, record).await;
-        }
+        self.parts.settle(&self.once.slot, record).await;
     }
 
     /// It certainly wasn't made: the next one is the first.
@@ -134,11 +159,7 @@ impl Claim {
                 };
                 records.push((shared.doubt.clone(), record));
             }
-            if once.keep.is_zero() {
-                released.push(once.slot.clone());
-            } else {
-                records.push((once.slot.clone(), doubt));
-            }
+            records.push((once.slot.clone(), doubt));
         } else {
             let also = once.also.iter().filter(|_| self.has_also);
             released.extend(also.map(|(slot, ..)| slot.clone()));

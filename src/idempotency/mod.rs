@@ -194,7 +194,7 @@ impl Idempotency {
             });
             // Where that fails, dropping the claim gives its slot back.
             let mut claim = Claim::new(parts.clone(), once, earlier);
-            claim.has_also = parts.take_also(&claim.once, now).await?;
+            claim.take_also(now).await?;
             return Ok(Begun::First(Box::new(claim)));
         }
     }
@@ -212,32 +212,6 @@ impl Once {
 }
 
 impl Parts {
-    /// Takes the other place of what is asked, where nobody has it.
-    async fn take_also(&self, once: &Once, now: SystemTime) -> Result<bool, StoreError> {
-        let Some((slot, fingerprint, keep)) = &once.also else {
-            return Ok(false);
-        };
-        if self.store.peek(slot, now).await?.is_some() {
-            return Ok(false);
-        }
-        let lease = now + self.lease;
-        let begun = self.store.begin(slot, *fingerprint, &once.mark, now, lease);
-        match begun.await? {
-            Found::Nothing => Ok(true),
-            // What another has left meanwhile stays as it is.
-            Found::Doubtful(attempt) => {
-                let record = Record {
-                    fingerprint: *fingerprint,
-                    state: State::Doubtful(attempt),
-                    until: now + *keep,
-                };
-                self.settle(slot, record).await;
-                Ok(false)
-            }
-            Found::Running | Found::Done(_) | Found::Mismatch => Ok(false),
-        }
-    }
-
     /// The answer of that attempt, where another request found that it was made, or made it.
     async fn made(
         &self,
@@ -275,7 +249,11 @@ impl Parts {
         self.results.get_or_create(&ResultLabel { result }).inc();
     }
 
+    /// Keeps that, or empties the slot where there is no time for which it would be kept.
     async fn settle(&self, slot: &Slot, record: Record) {
+        if record.until <= self.clock.wall() {
+            return self.release(slot).await;
+        }
         if let Err(error) = self.store.settle(slot, record).await {
             tracing::error!(%error, "what became of a write can't be kept: sent again, it may be made twice");
         }

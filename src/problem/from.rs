@@ -312,7 +312,7 @@ impl Problem {
                 "The ERP refused the request and named no field of it that this gateway knows. Nothing was changed. Check the values; if it goes on, tell the operator the `X-Request-Id`.",
             ),
             ExchangeError::Upstream(Failure::RateLimited { .. } | Failure::Paused { .. }) => Some(
-                "The ERP takes no more requests of this tenant for now. Nothing was changed. Wait for `Retry-After` and send it again.",
+                "The ERP limits how much this tenant may ask. Nothing was changed. Wait for `Retry-After` and send it again.",
             ),
             _ => None,
         };

@@ -2,12 +2,8 @@
 //! it streams out under an exact `Content-Length`.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -51,22 +47,47 @@ const CHUNK_BYTES: usize = 6 * 1024;
 /// `{"titulo": …, "proceso": …, "imagen": "<base64>"}`, encoded as it is read.
 pub(super) struct ImageBody {
     head: Bytes,
-    image: Bytes,
-    tail: &'static [u8],
     progress: Progress,
     trace: traces::Context,
     /// From the first byte that is asked for to the last.
     encoding: Option<Span>,
 }
 
+const TAIL: &[u8] = b"\"}";
+
 /// How far a body has been sent.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<AtomicBool>);
+#[derive(Debug, Clone)]
+pub(super) struct Progress(Arc<Mutex<Rest>>);
+
+#[derive(Debug)]
+enum Rest {
+    /// That much of the image, and the end.
+    Image(Bytes),
+    /// Nothing: the ERP may have all of it.
+    Nothing,
+    /// What is never sent.
+    GivenUp,
+}
+
+/// Nobody wants it sent any more, which ends its connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was given up")]
+pub(super) struct GivenUp;
 
 impl Progress {
-    /// Whether the ERP may have all of it. JSON without its end is nothing that it could take.
-    pub(super) fn may_be_whole(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// What isn't sent by now never is, and what is held for it is let go. Whether the ERP may have all of it: JSON without
+    /// its end is nothing that it could take.
+    pub(super) fn end(&self) -> bool {
+        let mut rest = self.lock();
+        let is_whole = matches!(*rest, Rest::Nothing);
+        if !is_whole {
+            *rest = Rest::GivenUp;
+        }
+        is_whole
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,9 +107,7 @@ impl ImageBody {
         let head = format!(r#"{{"titulo":{titulo},"proceso":{proceso},"imagen":"{prefix}"#);
         Self {
             head: head.into(),
-            image,
-            tail: b"\"}",
-            progress: Progress::default(),
+            progress: Progress(Arc::new(Mutex::new(Rest::Image(image)))),
             trace: traces::Context::default(),
             encoding: None,
         }
@@ -107,39 +126,48 @@ impl ImageBody {
 
 impl Body for ImageBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = GivenUp;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
         let this = &mut *self;
-        let data = if !this.head.is_empty() {
-            let mut encoding = this.trace.child("encode");
-            let bytes = i64::try_from(this.image.len()).unwrap_or(i64::MAX);
-            encoding.set("llavero.image.bytes", bytes);
-            this.encoding = Some(encoding);
-            std::mem::take(&mut this.head)
-        } else if !this.image.is_empty() {
-            let chunk = this.image.split_to(CHUNK_BYTES.min(this.image.len()));
-            STANDARD.encode_to_string(&chunk).into()
-        } else if !this.tail.is_empty() {
-            this.progress.0.store(true, Ordering::Release);
-            this.encoding = None;
-            Bytes::from_static(std::mem::take(&mut this.tail))
-        } else {
-            return Poll::Ready(None);
+        let mut rest = this.progress.lock();
+        let data = match &mut *rest {
+            Rest::GivenUp => return Poll::Ready(Some(Err(GivenUp))),
+            Rest::Nothing => return Poll::Ready(None),
+            Rest::Image(image) if !this.head.is_empty() => {
+                let mut encoding = this.trace.child("encode");
+                let bytes = i64::try_from(image.len()).unwrap_or(i64::MAX);
+                encoding.set("llavero.image.bytes", bytes);
+                this.encoding = Some(encoding);
+                std::mem::take(&mut this.head)
+            }
+            Rest::Image(image) if !image.is_empty() => {
+                let chunk = image.split_to(CHUNK_BYTES.min(image.len()));
+                drop(rest);
+                STANDARD.encode_to_string(&chunk).into()
+            }
+            Rest::Image(_) => {
+                *rest = Rest::Nothing;
+                this.encoding = None;
+                Bytes::from_static(TAIL)
+            }
         };
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.head.is_empty() && self.image.is_empty() && self.tail.is_empty()
+        matches!(*self.progress.lock(), Rest::Nothing)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let encoded = STANDARD.encoded_length(self.image.len());
-        SizeHint::with_exact((self.head.len() + encoded + self.tail.len()) as u64)
+        let rest = match &*self.progress.lock() {
+            Rest::Image(image) => STANDARD.encoded_length(image.len()) + TAIL.len(),
+            Rest::Nothing | Rest::GivenUp => 0,
+        };
+        SizeHint::with_exact((self.head.len() + rest) as u64)
     }
 }
 
@@ -171,7 +199,7 @@ mod tests {
                     encoding,
                 );
                 let promised = body.size_hint().exact();
-                let sent = body.collect().await.expect("infallible").to_bytes();
+                let sent = body.collect().await.expect("a body").to_bytes();
                 assert_eq!(promised, Some(sent.len() as u64));
                 let json: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
                 let text = json["imagen"].as_str().expect("a string");
@@ -185,5 +213,45 @@ mod tests {
                 assert_eq!(json["titulo"], "con \"comillas\"\n");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_never_gets_its_end_and_holds_nothing() {
+        let held = Arc::new(());
+        struct Image(
+            Vec<u8>,
+            #[expect(dead_code, reason = "counts who holds it")] Arc<()>,
+        );
+        impl AsRef<[u8]> for Image {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let image = Bytes::from_owner(Image(vec![7; 3 * CHUNK_BYTES], held.clone()));
+        let mut body = ImageBody::new("t", 1, "image/png", image, Encoding::Base64);
+        let progress = body.progress();
+        for _ in 0..2 {
+            let frame = body.frame().await.expect("a frame");
+            assert!(frame.is_ok());
+        }
+        assert!(!progress.end());
+        assert_eq!(Arc::strong_count(&held), 1, "whoever still has the body");
+        assert!(!body.is_end_stream());
+        assert!(body.frame().await.is_some_and(|frame| frame.is_err()));
+        assert!(!progress.end());
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_cant_be_given_up() {
+        let image = Bytes::from_static(b"photo");
+        let mut body = ImageBody::new("t", 1, "image/png", image, Encoding::Base64);
+        let progress = body.progress();
+        for _ in 0..3 {
+            assert!(!body.is_end_stream());
+            let frame = body.frame().await.expect("a frame");
+            assert!(frame.is_ok());
+        }
+        assert!(progress.end() && body.is_end_stream());
+        assert!(body.frame().await.is_none());
     }
 }

@@ -138,7 +138,8 @@ impl Client {
         };
         let tenant = asked.credential.id().tenant();
         let outcome = self.timed(request, tenant, label, deadline).await;
-        let is_whole = progress.is_none_or(|progress| progress.may_be_whole());
+        // Whatever comes before its end ends it: else it could become whole after all, when nobody expects it any more.
+        let is_whole = progress.is_none_or(|progress| progress.end());
         let outcome = match outcome {
             Ok(_) if !is_whole => Err(Failure::Early),
             Err(Failure::Broken | Failure::Timeout) if !is_whole => Err(Failure::Unsent),

@@ -155,7 +155,7 @@ impl Failure {
     #[must_use]
     pub fn is_certain(&self) -> bool {
         match self {
-            // Its body goes on being sent.
+            // It knows of a photo that it can't have.
             Self::Early => false,
             Self::Broken | Self::Timeout | Self::Oversized { .. } => false,
             // A redirect after a change is a usual sign of success, and 408 says nothing.
